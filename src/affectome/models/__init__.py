@@ -1,0 +1,1 @@
+"""Language models: where weights come from, how they are loaded, and where their decoder blocks are."""

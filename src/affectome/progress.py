@@ -1,0 +1,53 @@
+"""A progress bar with rate and time left: drawn on a terminal, a log line every 30 s elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+LOG_INTERVAL_S = 30.0
+
+
+class _Lines:
+    """Stands in for a bar where nobody watches a terminal."""
+
+    def __init__(self, what: str, total: int, unit: str, initial: int) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._initial = self._done = initial
+        self._start = self._last = time.monotonic()
+
+    def update(self, n: int) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._last >= LOG_INTERVAL_S:
+            self._last = now
+            self._write(now)
+
+    def close(self) -> None:
+        if self._done > self._initial:
+            self._write(time.monotonic())
+
+    def _write(self, now: float) -> None:
+        rate = (self._done - self._initial) / max(now - self._start, 1e-9)
+        left = (self._total - self._done) / rate if rate else float("inf")
+        message = "%s: %d of %d %s (%.0f %%), %.0f %s/s, %.0f s left"
+        share = 100 * self._done / max(self._total, 1)
+        log.info(message, self._what, self._done, self._total, self._unit, share, rate, self._unit, left)
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str, initial: int = 0) -> Iterator["tqdm | _Lines"]:
+    """A bar whose `update(n)` counts `n` more `unit`s of `total`; `initial` were done by an earlier, interrupted job."""
+    if sys.stderr.isatty():
+        bar = tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, initial=initial, file=sys.stderr)
+    else:
+        bar = _Lines(what, total, unit, initial)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,65 @@
+"""From the activations of texts to one vector per emotion (Sofroniew et al. 2026, arXiv 2604.07729)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+REFERENCES = ("mean_of_means", "rest", "neutral")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Per emotion, sums (emotions, width) in float64 and counts (emotions,) of its texts."""
+
+    totals: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def means(self) -> np.ndarray:
+        return self.totals / self.counts[:, None]
+
+
+def sum_by_emotion(activations: np.ndarray, labels: np.ndarray, emotions: int) -> Sums:
+    """Sum the rows of `activations` (texts, width) by their `labels` (texts,), numbers below `emotions`.
+
+    Rows with a negative label are left out.
+    """
+    totals = np.zeros((emotions, activations.shape[1]))
+    used = labels >= 0
+    np.add.at(totals, labels[used], activations[used].astype(np.float64))
+    return Sums(totals, np.bincount(labels[used], minlength=emotions))
+
+
+def contrast(means: np.ndarray, reference: str = "mean_of_means", neutral: np.ndarray | None = None) -> np.ndarray:
+    """Emotion vectors (emotions, width): each emotion's mean minus a reference.
+
+    `mean_of_means` subtracts the mean of the emotion means, in which every emotion weighs the same however many texts
+    it has; `rest` the mean of the other emotions' means; `neutral` the mean activation of neutral texts (width,).
+    """
+    if reference == "mean_of_means":
+        return means - means.mean(axis=0)
+    if reference == "rest":
+        return means - (means.sum(axis=0) - means) / (len(means) - 1)
+    if reference == "neutral" and neutral is not None:
+        return means - neutral
+    raise ValueError(f"reference {reference!r} is none of {', '.join(REFERENCES)}, or neutral texts are missing")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of `vectors` scaled to length 1; a zero row stays zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
+def split_half_reliability(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Reliability (emotions,) of vectors made from two halves of the texts.
+
+    The Pearson correlation of the two halves' vectors (emotions, width) over their components, stepped up to the full
+    number of texts by Spearman-Brown, 2r / (1 + r); for negative r, where that formula has a pole, by 2r / (1 − r).
+    NaN for an emotion that has no text in one half.
+    """
+    a = first - first.mean(axis=1, keepdims=True)
+    b = second - second.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return 2 * r / (1 + np.abs(r))
