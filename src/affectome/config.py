@@ -72,7 +72,9 @@ def _alternatives(*keys: str, message: str = "") -> Discriminator:
     """Choose between alternatives by the key that is present; their tags are the keys in angle brackets."""
 
     def which(value: Any) -> str | None:
-        present = value if isinstance(value, dict) else {f.alias or n for n, f in getattr(value, "model_fields", {}).items()}
+        present = (
+            value if isinstance(value, dict) else {f.alias or n for n, f in getattr(value, "model_fields", {}).items()}
+        )
         return next((f"<{key}>" for key in keys if key in present), None)
 
     message = message or "needs one of the keys " + ", ".join(keys)
@@ -105,7 +107,9 @@ class HubSource(Strict):
     """Weights from the Hugging Face hub."""
 
     hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Repository, as owner/name.")]
-    revision: str = Field(description="Commit hash; a branch or tag is resolved and its commit recorded in the manifest.")
+    revision: str = Field(
+        description="Commit hash; a branch or tag is resolved and its commit recorded in the manifest."
+    )
 
 
 class PypiSource(Strict):
@@ -165,7 +169,9 @@ class TextFile(Strict):
         if suffix not in {".jsonl", ".csv", ".tsv", ".parquet"} and not sqlite:
             raise ValueError(f"{self.file!r} is no known kind of table; use .jsonl, .csv, .tsv, .parquet or .sqlite")
         if sqlite != (self.table is not None):
-            raise ValueError("give 'table' for an SQLite file" if sqlite else "'table' is for SQLite files only; remove it")
+            raise ValueError(
+                "give 'table' for an SQLite file" if sqlite else "'table' is for SQLite files only; remove it"
+            )
         return self
 
 
@@ -218,7 +224,8 @@ class WrittenCorpus(_Corpus):
 
 
 Corpus = Annotated[
-    Annotated[FileCorpus, Tag("<stories>")] | Annotated[WrittenCorpus, Tag("<writer>")], _alternatives("stories", "writer")
+    Annotated[FileCorpus, Tag("<stories>")] | Annotated[WrittenCorpus, Tag("<writer>")],
+    _alternatives("stories", "writer"),
 ]
 
 
@@ -325,13 +332,19 @@ class Run(Strict):
     model: Name
     corpus: Name
     reading: Name
-    layers: Layers = Field("all", description="Layers analysed, out of those the model collects; all means all of them.")
+    layers: Layers = Field(
+        "all", description="Layers analysed, out of those the model collects; all means all of them."
+    )
     layer: Layers = Field("auto", description="The headline layer: auto, a number or a fraction of depth.")
     reference: Literal["mean_of_means", "rest", "neutral"] = Field(
         "mean_of_means", description="What is subtracted from an emotion's mean."
     )
-    denoising: Denoising = Field(DenoiseShare(variance=0.5), description="off, {variance: share} or {components: count}.")
-    norms: Annotated[list[Name], Field(min_length=1)] = Field(description="Norms compared with; the first orients the axes.")
+    denoising: Denoising = Field(
+        DenoiseShare(variance=0.5), description="off, {variance: share} or {components: count}."
+    )
+    norms: Annotated[list[Name], Field(min_length=1)] = Field(
+        description="Norms compared with; the first orients the axes."
+    )
     components: Annotated[int, Field(ge=2, le=20)] = Field(5, description="Principal components reported per layer.")
     pairs: Count = Field(10, description="Most similar and most opposed pairs listed.")
     clusters: Clusters = Clusters()
@@ -425,7 +438,9 @@ def _repeated_keys(file: Path) -> list[str]:
         for key_node, _ in node.value:
             if key_node.value in seen:
                 line = key_node.start_mark.line + 1
-                mistakes.append(f"{key_node.value}: stands twice in {file.name} (again in line {line}); rename or remove one")
+                mistakes.append(
+                    f"{key_node.value}: stands twice in {file.name} (again in line {line}); rename or remove one"
+                )
             seen.add(key_node.value)
         return loader.construct_mapping(node, deep=True)
 
@@ -491,12 +506,16 @@ def _check_run(config: Config, name: str, key: str) -> list[str]:
                 f"add {'it' if len(absent) == 1 else 'them'} to models.{run.model}.layers or choose others"
             )
     if not mistakes and config.run_layer(name) not in config.run_layers(name):
-        mistakes.append(f"{key}.layer: layer {config.run_layer(name)} is not among the run's layers; add it to {key}.layers")
+        mistakes.append(
+            f"{key}.layer: layer {config.run_layer(name)} is not among the run's layers; add it to {key}.layers"
+        )
     corpus = config.corpora[run.corpus]
     has_neutral = corpus.neutral is not None if isinstance(corpus, FileCorpus) else corpus.neutral_dialogues > 0
     for needs, field in ((run.denoising is not False, "denoising"), (run.reference == "neutral", "reference")):
         if needs and not has_neutral:
-            mistakes.append(f"{key}.{field}: needs neutral texts, and corpora.{run.corpus} has none; add them or change it")
+            mistakes.append(
+                f"{key}.{field}: needs neutral texts, and corpora.{run.corpus} has none; add them or change it"
+            )
     return mistakes
 
 
@@ -515,7 +534,9 @@ def _check_files(config: Config) -> list[str]:
     for name in dict.fromkeys(run.model for run in runs):
         source = config.models[name].source
         if isinstance(source, PathSource) and not Path(source.path, "config.json").is_file():
-            mistakes.append(f"models.{name}.source.path: {source.path!r} is no Transformers folder (it has no config.json)")
+            mistakes.append(
+                f"models.{name}.source.path: {source.path!r} is no Transformers folder (it has no config.json)"
+            )
     return mistakes
 
 
@@ -539,7 +560,9 @@ def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
         found, mistakes_in_file = tables.peek(**corpus.stories.model_dump())
         mistakes += [f"{key}.stories.{mistake}" for mistake in mistakes_in_file]
         if corpus.neutral:
-            mistakes += [f"{key}.neutral.{mistake}" for mistake in tables.peek(**corpus.neutral.model_dump(), emotions=False)[1]]
+            mistakes += [
+                f"{key}.neutral.{mistake}" for mistake in tables.peek(**corpus.neutral.model_dump(), emotions=False)[1]
+            ]
         if mistakes_in_file or found is None:
             return mistakes
         known = found

@@ -23,7 +23,9 @@ def start_logging(file: str | Path | None = None) -> None:
     if file:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(file, mode="w", encoding="utf-8"))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
+    )
     for chatty in ("httpx", "matplotlib", "fontTools", "urllib3", "google_genai"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
@@ -43,5 +45,5 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         sys.exit(1)
 
 
-def _exit_on_signal(number: int, frame: object) -> None:
+def _exit_on_signal(number: int, _frame: object) -> None:
     sys.exit(128 + number)

@@ -48,7 +48,9 @@ def resolve_layers(spec: LayerSpec, blocks: int) -> tuple[int, ...]:
         return (spec,)
     if isinstance(spec, float):
         if not 0 <= spec <= 1:
-            raise ValueError(f"{spec} is not a fraction of depth; use a number from 0.0 to 1.0, or a whole block number")
+            raise ValueError(
+                f"{spec} is not a fraction of depth; use a number from 0.0 to 1.0, or a whole block number"
+            )
         # 1e-9 keeps fractions such as 2/3 × 30 on the block they mean when the product falls a rounding error short.
         return (min(blocks - 1, math.floor(spec * blocks + 1e-9)),)
     return _resolve_name(spec.strip(), blocks)
@@ -80,7 +82,9 @@ def _resolve_name(spec: str, blocks: int) -> tuple[int, ...]:
     if step == 0:
         raise ValueError(f"the step of {spec!r} is 0; use 1 or more")
     if stop is not None and stop > blocks:
-        raise ValueError(f"{spec!r} reaches past the last block; the model has {blocks} blocks, so stop is at most {blocks}")
+        raise ValueError(
+            f"{spec!r} reaches past the last block; the model has {blocks} blocks, so stop is at most {blocks}"
+        )
     layers = tuple(range(blocks)[slice(start, stop, step)])
     if not layers:
         raise ValueError(f"{spec!r} names no block of the {blocks} there are")

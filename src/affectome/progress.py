@@ -42,7 +42,7 @@ class _Lines:
 
 @contextmanager
 def progress(what: str, total: int, unit: str, initial: int = 0) -> Iterator["tqdm | _Lines"]:
-    """A bar whose `update(n)` counts `n` more `unit`s of `total`; `initial` were done by an earlier, interrupted job."""
+    """A bar whose `update(n)` counts `n` more `unit`s of `total`; `initial` were done by an interrupted job before."""
     if sys.stderr.isatty():
         bar = tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, initial=initial, file=sys.stderr)
     else:

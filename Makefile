@@ -1,0 +1,44 @@
+# Set-up and the two commands of the README. Everything else is plain Snakemake inside .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint setup schema lock clean
+
+demo: setup
+	$(BIN)/snakemake --config 'runs=[demo]'
+	@$(BIN)/python -m affectome.report.headline results/demo
+
+test: setup
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+setup: .venv/installed
+
+# torch first and alone: with a release of it in place, nothing below pulls another build.
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("affectome needs Python 3.11 or 3.12, not %d.%d; try: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# After changing src/affectome/config.py.
+schema: setup
+	$(BIN)/python -m affectome.config
+
+# After changing dependencies in pyproject.toml: the newest versions that fit. Carry them over to envs/ (a test compares).
+lock: setup
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[gemini,quantize,umap,dev]'
+	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > .lock.new
+	mv .lock.new requirements.lock
+
+clean:
+	rm -rf .venv results .snakemake

@@ -1,0 +1,42 @@
+# One forward pass over every text; then one view per layer over all shards.
+
+
+rule collect_activations:
+    input:
+        stories="results/corpora/{corpus}/stories.parquet",
+        neutral="results/corpora/{corpus}/neutral.parquet",
+        model="resources/models/{model}/manifest.json",
+    output:
+        "results/activations/{model}/{corpus}/{reading}/shards/{shard}.h5",
+    log:
+        "results/logs/collect_activations/{model}_{corpus}_{reading}_{shard}.log",
+    benchmark:
+        "results/benchmarks/collect_activations/{model}_{corpus}_{reading}_{shard}.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    # As many as the machine has, up to this; a GPU job needs them for tokenising only.
+    threads: 8
+    resources:
+        gpu=WORKFLOW.gpus,
+    params:
+        spec=WORKFLOW.activation_spec,
+        code=code_digest("collect_activations"),
+    script:
+        "../scripts/collect_activations.py"
+
+
+rule layer_activations:
+    input:
+        WORKFLOW.shard_files,
+    output:
+        "results/activations/{model}/{corpus}/{reading}/layer_{layer}.h5",
+    log:
+        "results/logs/layer_activations/{model}_{corpus}_{reading}_{layer}.log",
+    benchmark:
+        "results/benchmarks/layer_activations/{model}_{corpus}_{reading}_{layer}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    params:
+        code=code_digest("layer_activations"),
+    script:
+        "../scripts/layer_activations.py"

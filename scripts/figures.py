@@ -1,0 +1,21 @@
+"""Draw a run's figures."""
+
+from pathlib import Path
+
+from affectome.figures.draw import draw_figures
+
+from affectome.jobs import job
+
+with job(snakemake):
+    tables = snakemake.input
+    draw_figures(
+        tables.scores,
+        tables.geometry,
+        tables.correlations,
+        tables.profile,
+        tables.similarity,
+        tables.clusters,
+        tables.labels,
+        Path(snakemake.output.svg[0]).parent,
+        **snakemake.params.spec,
+    )

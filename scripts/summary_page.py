@@ -1,0 +1,14 @@
+"""Make the page that a person reads top to bottom."""
+
+from pathlib import Path
+
+from affectome.report.page import write_page
+
+from affectome.jobs import job
+
+with job(snakemake):
+    folder = Path(snakemake.input.figures[0]).parent
+    inputs = snakemake.input
+    write_page(
+        inputs.summary, inputs.screening, inputs.correlations, folder, snakemake.output[0], **snakemake.params.spec
+    )

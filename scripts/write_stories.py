@@ -1,0 +1,7 @@
+"""Write the stories of a corpus with a language model."""
+
+from affectome.corpus.writing import write_stories
+from affectome.jobs import job
+
+with job(snakemake):
+    write_stories(snakemake.output[0], prompt_file=snakemake.input.prompt, **snakemake.params.spec)

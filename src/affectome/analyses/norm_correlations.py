@@ -1,0 +1,106 @@
+"""How the vectors' geometry relates to human ratings: by component, by the PC1-PC2 plane, and by prediction.
+
+Per layer, norm and dimension (valence, arousal, dominance), over the words that are rated:
+
+- `components`: Pearson r of each leading component, with bootstrap interval and permutation p;
+- `best`: the component with the largest |r|, its p corrected for having chosen it (largest |r| of each permutation);
+- `plane`: multiple correlation R of the rating with PC1 and PC2 together, since the two dimensions can share the plane;
+- `ridge`: correlation of the ratings with predictions for words that were held out, one by one
+  (`ridge_leave_one_out`); its p repeats the whole procedure on permuted ratings, its interval resamples words and their
+  predictions.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from affectome.analyses.norms import read_norm, shared
+from affectome.analyses.statistics import (
+    bootstrap_correlations,
+    correlations,
+    interval,
+    multiple_correlation,
+    p_value,
+    paired_correlations,
+    permuted,
+    ridge_leave_one_out,
+)
+from affectome.analyses.tables import write_json
+from affectome.randomness import generator
+from affectome.vectors.store import read_all
+
+# Fewer rated words say nothing: a plane through four points already fits any ratings of three of them.
+MIN_WORDS = 5
+
+
+def norm_correlations(
+    paths: list[str | Path],
+    scores: str | Path,
+    norms: dict[str, dict[str, Any]],
+    bootstrap: int,
+    permutations: int,
+    seed: int,
+    output: str | Path,
+) -> None:
+    """Write the correlations described above to `output` (JSON): `layers.{L}.{norm}.{dimension}` and `….n`."""
+    components = pd.read_parquet(scores)
+    ratings = {name: read_norm(norm["file"], norm) for name, norm in norms.items()}
+    layers: dict[int, Any] = {}
+    for layer, vectors in read_all(paths).items():
+        axes = components[components["layer"] == layer].set_index("emotion").loc[list(vectors.emotions)]
+        axes = axes.drop(columns="layer").to_numpy()
+        layers[layer] = {}
+        for name, norm in ratings.items():
+            positions, rated = shared(norm, vectors.emotions)
+            layers[layer][name] = {"n": len(positions)}
+            if len(positions) >= MIN_WORDS:
+                rngs = {dimension: generator(seed, layer, name, dimension) for dimension in rated}
+                layers[layer][name] |= correlate(
+                    vectors.denoised[positions], axes[positions], rated, bootstrap, permutations, rngs
+                )
+    write_json(output, {"min_words": MIN_WORDS, "bootstrap": bootstrap, "permutations": permutations, "layers": layers})
+
+
+def correlate(
+    vectors: np.ndarray,
+    axes: np.ndarray,
+    ratings: pd.DataFrame,
+    bootstrap: int,
+    permutations: int,
+    rngs: dict[str, np.random.Generator],
+) -> dict[str, Any]:
+    """Results per dimension of `ratings` (words, dimensions) for `vectors` (words, width) and `axes` (words, components).
+
+    `rngs` holds a generator per dimension.
+    """
+    found = {}
+    shuffled = {dimension: permuted(ratings[dimension].to_numpy(), permutations, rngs[dimension]) for dimension in ratings}
+    # All dimensions and their permutations share the vectors, so they are predicted in one go.
+    columns = np.hstack([np.column_stack([ratings[dimension], shuffled[dimension]]) for dimension in ratings])
+    predictions = ridge_leave_one_out(vectors, columns)
+    held_out = paired_correlations(predictions, columns).reshape(len(shuffled), 1 + permutations)
+    for number, (dimension, null) in enumerate(shuffled.items()):
+        y = ratings[dimension].to_numpy()
+        r = correlations(axes, y[:, None])[:, 0]
+        null_r = np.abs(correlations(axes, null))
+        draws = bootstrap_correlations(axes, y, bootstrap, rngs[dimension])
+        rows = [
+            {"component": c + 1, "r": r[c], "ci": interval(draws[:, c]), "p": p_value(abs(r[c]), null_r[c])}
+            for c in range(len(r))
+        ]
+        best = int(np.abs(r).argmax())
+        predicted = predictions[:, number * (1 + permutations)]
+        plane = multiple_correlation(axes[:, :2], np.column_stack([y, null]))
+        found[dimension] = {
+            "components": rows,
+            "best": rows[best] | {"p": p_value(abs(r[best]), null_r.max(axis=0))},
+            "plane": {"r": plane[0], "p": p_value(plane[0], plane[1:])},
+            "ridge": {
+                "r": held_out[number, 0],
+                "ci": interval(bootstrap_correlations(predicted[:, None], y, bootstrap, rngs[dimension])),
+                "p": p_value(held_out[number, 0], held_out[number, 1:]),
+            },
+        }
+    return found

@@ -1,0 +1,37 @@
+"""A few lines for the terminal: what a run found and where to look.
+
+`python -m affectome.report.headline results/demo`
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from affectome.analyses.tables import read_json
+
+
+def headline(folder: str | Path) -> str:
+    """The held-out correlations at the headline layer of the run in `folder`, and the files to open next."""
+    summary = read_json(Path(folder, "summary.json"))
+    layer = summary["layer"]["auto"]
+    lines = [f"{summary['run']}: {summary['model']['name']}, layer {layer} of {summary['model']['blocks']}"]
+    for norm, found in summary["layers"][str(layer)]["norms"].items():
+        results = [_result(name, found[name]) for name in ("valence", "arousal") if name in found]
+        lines.append(f"  {norm}, {found['n']} words: " + ("; ".join(results) or "too few words"))
+    lines += [
+        "",
+        f"  read        {Path(folder, 'summary.html')}",
+        f"  numbers     {Path(folder, 'summary.json')}",
+        f"  vectors     {Path(folder, 'vectors', 'vectors.safetensors')}",
+        f"  full report .venv/bin/snakemake --report {Path(folder, 'report.zip')}",
+    ]
+    return "\n".join(lines)
+
+
+def _result(dimension: str, found: dict[str, Any]) -> str:
+    low, high = found["loo_ci"]
+    return f"{dimension} of held-out words r = {found['loo_r']:.2f} [{low:.2f}, {high:.2f}], p = {found['loo_p']:.3f}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(headline(sys.argv[1]) + "\n")

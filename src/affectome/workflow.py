@@ -1,0 +1,288 @@
+"""What the rules ask of the configuration: which files exist, and which settings each rule reads.
+
+Every rule's parameters are a method here that returns only what changes that rule's numbers, so that Snakemake reruns
+just the rules that read a changed setting. Plain Python over the config, importable and testable without Snakemake.
+"""
+
+import fcntl
+import os
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from affectome.config import Config, FileCorpus, WrittenCorpus, load_config, read_words
+from affectome.errors import UserError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a figure is filed in Snakemake's report."""
+
+    title: str
+    subcategory: str
+
+
+# Every static figure of a run, by file name.
+FIGURES = {
+    "pc_scatter": Figure("Emotions on PC1 and PC2", "Geometry"),
+    "circumplex": Figure("Against the human circumplex", "Geometry"),
+    "spectrum": Figure("Spectrum of components", "Geometry"),
+    "layer_profile": Figure("Profile over layers", "Layers"),
+    "similarity": Figure("Cosine similarity", "Similarity and clusters"),
+    "dendrogram": Figure("Hierarchy of emotions", "Similarity and clusters"),
+}
+
+
+def one_of(names: Iterable[str]) -> str:
+    """A wildcard constraint that matches exactly `names`; matches nothing where there are none."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+class Workflow:
+    """The configuration as the rules see it; methods take Snakemake's wildcards."""
+
+    def __init__(self, data: dict[str, Any], files: list[str]) -> None:
+        """Validate the merged config `data`; prints its mistakes, a line each, and exits where it is wrong."""
+        try:
+            self.config: Config = load_config(data, files)
+        except UserError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.exit(1)
+
+    # ------------------------------------------------------------ names
+
+    def corpora(self, kind: type) -> list[str]:
+        """Names of the corpora that are of `kind` FileCorpus or WrittenCorpus."""
+        return [name for name, corpus in self.config.corpora.items() if isinstance(corpus, kind)]
+
+    @property
+    def constraints(self) -> dict[str, str]:
+        """Constraints of the wildcards that stand for names in config."""
+        return {
+            "model": one_of(self.config.models),
+            "corpus": one_of(self.config.corpora),
+            "reading": one_of(self.config.readings),
+            "run": one_of(self.config.run_definitions),
+        }
+
+    @property
+    def file_corpora(self) -> str:
+        return one_of(self.corpora(FileCorpus))
+
+    @property
+    def written_corpora(self) -> str:
+        return one_of(self.corpora(WrittenCorpus))
+
+    # ------------------------------------------------------------ files
+
+    def targets(self) -> list[str]:
+        """What `rule all` asks for: the final files of every selected run."""
+        return [f"results/{run}/{name}" for run in self.config.runs for name in self.run_targets()]
+
+    @staticmethod
+    def run_targets() -> list[str]:
+        """Final files of a run, below its folder; everything else is on the way to one of them."""
+        return [
+            "summary.html",
+            "summary.json",
+            "manifest.json",
+            "vectors/vectors.safetensors",
+            *(f"figures/{name}.png" for name in FIGURES),
+            "figures/pc_scatter.html",
+        ]
+
+    def model_files(self, wildcards: Any) -> list[str]:
+        """Local files whose change means that a model must be fetched again."""
+        source = self.config.models[wildcards.model].source
+        return [str(Path(source.path, "config.json"))] if hasattr(source, "path") else []
+
+    def corpus_files(self, wildcards: Any) -> list[str]:
+        """The files a file corpus is read from."""
+        corpus = self.config.corpora[wildcards.corpus]
+        return [table.file for table in (corpus.stories, corpus.neutral) if table is not None]
+
+    def shard_files(self, wildcards: Any) -> list[str]:
+        """Activation shards behind one layer file, in order."""
+        folder = f"results/activations/{wildcards.model}/{wildcards.corpus}/{wildcards.reading}/shards"
+        return [f"{folder}/{shard}.h5" for shard in range(self.config.corpora[wildcards.corpus].shards)]
+
+    def layer_file(self, wildcards: Any) -> str:
+        """The activations behind one vector file."""
+        run = self.config.run_definitions[wildcards.run]
+        return f"results/activations/{run.model}/{run.corpus}/{run.reading}/layer_{wildcards.layer}.h5"
+
+    def vector_files(self, wildcards: Any) -> list[str]:
+        """All vector files of a run, by layer."""
+        return [f"results/{wildcards.run}/vectors/layer_{layer}.h5" for layer in self.config.run_layers(wildcards.run)]
+
+    def model_manifest(self, wildcards: Any) -> str:
+        """The manifest of a run's model."""
+        return f"resources/models/{self.config.run_definitions[wildcards.run].model}/manifest.json"
+
+    def screening(self, wildcards: Any) -> str:
+        """What was dropped from a run's corpus."""
+        return f"results/corpora/{self.config.run_definitions[wildcards.run].corpus}/screening.json"
+
+    def headline_layer_file(self, wildcards: Any) -> str:
+        """The activations of a run's headline layer."""
+        run = self.config.run_definitions[wildcards.run]
+        layer = self.config.run_layer(wildcards.run)
+        return f"results/activations/{run.model}/{run.corpus}/{run.reading}/layer_{layer}.h5"
+
+    def norm_files(self, wildcards: Any) -> list[str]:
+        """Files of a run's norms, in the order of its list."""
+        return [norm["file"] for norm in self.norms(wildcards).values()]
+
+    def first_norm_file(self, wildcards: Any) -> str:
+        """File of the norm that orients a run's axes."""
+        return self.norm_files(wildcards)[0]
+
+    # ------------------------------------------------------------ settings
+
+    def model_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `fetch_model`."""
+        model = self.config.models[wildcards.model]
+        source = model.source.model_dump(mode="json")
+        return {"source": source, **model.model_dump(include={"blocks", "width", "trust_remote_code"})}
+
+    def import_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `import_corpus`."""
+        return self.config.corpora[wildcards.corpus].model_dump(mode="json", include={"stories", "neutral"})
+
+    def stories_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `write_stories`."""
+        corpus = self.config.corpora[wildcards.corpus]
+        return {
+            "emotions": read_words(corpus.emotions),
+            "topics": read_words(corpus.topics)[: corpus.topic_count],
+            "stories_per_topic": corpus.stories_per_topic,
+            "seed": corpus.seed,
+            "writer": corpus.writer.model_dump(),
+        }
+
+    def dialogues_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `write_dialogues`."""
+        corpus = self.config.corpora[wildcards.corpus]
+        return {"count": corpus.neutral_dialogues, "seed": corpus.seed, "writer": corpus.writer.model_dump()}
+
+    def screening_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `screen_corpus`."""
+        corpus = self.config.corpora[wildcards.corpus]
+        return {"emotions": read_words(corpus.emotions), "rules": corpus.screening.model_dump()}
+
+    def activation_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `collect_activations`."""
+        model, reading = self.config.models[wildcards.model], self.config.readings[wildcards.reading]
+        return {
+            "layers": list(self.config.collected_layers(wildcards.model)),
+            **model.model_dump(include={"dtype", "quantization", "token_budget", "trust_remote_code"}),
+            **reading.model_dump(by_alias=True),
+            "shards": self.config.corpora[wildcards.corpus].shards,
+        }
+
+    def gpus(self, wildcards: Any) -> int:
+        """GPUs a job with this model asks for."""
+        return self.config.models[wildcards.model].gpus
+
+    def vector_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `emotion_vectors`."""
+        run = self.config.run_definitions[wildcards.run]
+        return {
+            "emotions": read_words(self.config.corpora[run.corpus].emotions),
+            "reference": run.reference,
+            "denoising": run.denoising.model_dump() if run.denoising else None,
+        }
+
+    def norms(self, wildcards: Any) -> dict[str, dict[str, Any]]:
+        """A run's norms, by name, in the order of its list."""
+        run = self.config.run_definitions[wildcards.run]
+        return {name: self.config.norms[name].model_dump(exclude={"source"}) for name in run.norms}
+
+    def geometry_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `geometry`."""
+        name, norm = next(iter(self.norms(wildcards).items()))
+        return {"norm": norm, "norm_name": name, "components": self.config.run_definitions[wildcards.run].components}
+
+    def correlation_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `norm_correlations`."""
+        statistics = self.config.run_definitions[wildcards.run].statistics
+        return {"norms": self.norms(wildcards), **statistics.model_dump()}
+
+    def similarity_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `similarity`."""
+        return {"pairs": self.config.run_definitions[wildcards.run].pairs}
+
+    def cluster_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `clusters`."""
+        run = self.config.run_definitions[wildcards.run]
+        return {**run.clusters.model_dump(), "seed": run.statistics.seed}
+
+    def figure_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `figures`."""
+        run = self.config.run_definitions[wildcards.run]
+        name, norm = next(iter(self.norms(wildcards).items()))
+        layer = self.config.run_layer(wildcards.run)
+        return {"layer": layer, "norm": norm, "norm_name": name, **run.figures.model_dump()}
+
+    def summary_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `summary`."""
+        run = self.config.run_definitions[wildcards.run]
+        return {"run": wildcards.run, "corpus": run.corpus, "layer": self.config.run_layer(wildcards.run)}
+
+    def page_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `summary_page`."""
+        run = self.config.run_definitions[wildcards.run]
+        return {"title": run.title, "norms": {name: self.config.norms[name].source for name in run.norms}}
+
+    def manifest_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Everything config says of a run, for its manifest."""
+        run = self.config.run_definitions[wildcards.run]
+        entries = {
+            "run": (wildcards.run, run),
+            "model": (run.model, self.config.models[run.model]),
+            "corpus": (run.corpus, self.config.corpora[run.corpus]),
+            "reading": (run.reading, self.config.readings[run.reading]),
+        }
+        norms = {name: self.config.norms[name].model_dump(mode="json") for name in run.norms}
+        return {
+            **{
+                kind: {"name": name, **entry.model_dump(mode="json", by_alias=True)}
+                for kind, (name, entry) in entries.items()
+            },
+            "norms": norms,
+        }
+
+
+def share_sources() -> None:
+    """Let jobs import this package whichever interpreter runs them: conda, a container, a compute node."""
+    sources = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))
+
+
+class WorkingDirectory:
+    """Holds a working directory for one snakemake at a time.
+
+    Snakemake's own lock is a file that outlives a killed process and then wants `--unlock`; the profile turns it off.
+    This one is an operating system lock that ends with its process, however that ends.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def hold(self, folder: str | Path = ".snakemake") -> None:
+        """Take the lock until this process ends; prints who has it and exits where it is taken."""
+        Path(folder).mkdir(exist_ok=True)
+        self._handle = open(Path(folder) / "affectome.lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until exit
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._handle.seek(0)
+            owner = self._handle.read().strip()
+            sys.stderr.write(f"another snakemake (process {owner}) is working here; wait for it to end\n")
+            sys.exit(1)
+        self._handle.truncate(0)
+        self._handle.write(str(os.getpid()))
+        self._handle.flush()

@@ -1,0 +1,467 @@
+"""The Gemini writer against a local server that speaks the service's protocol to the real google-genai client."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from affectome.corpus.planning import DIALOGUE_WORDS, STORY_WORDS, dialogue_plan, story_plan
+from affectome.corpus.tables import COLUMNS, read_corpus
+from affectome.corpus.writers import gemini
+from affectome.corpus.writing import write_dialogues, write_stories
+from affectome.errors import UserError
+from affectome.jobs import _exit_on_signal
+
+PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
+KEY = "AIza-this-is-a-secret"
+WRITER = {"gemini": "gemini-test", "concurrency": 4, "temperature": 0.7, "attempts": 4}
+EMOTIONS = ["afraid", "calm", "proud", "sad"]
+TOPICS = ["A walk along the river", "A letter arrives", "The last train"]
+PER_TOPIC = 2
+PLAN = story_plan(EMOTIONS, TOPICS, PER_TOPIC, seed=3)
+
+
+def text_reply(text, finish="STOP"):
+    return {"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": finish}]}
+
+
+def error(code, status, message="", details=()):
+    return {"error": {"code": code, "status": status, "message": message, "details": list(details)}}
+
+
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.01s"}
+TROUBLES = {
+    "429": (429, error(429, "RESOURCE_EXHAUSTED", "quota", [RETRY_INFO]), {"Retry-After": "0"}),
+    "500": (500, error(500, "INTERNAL"), {}),
+    "503": (503, error(503, "UNAVAILABLE"), {}),
+    "no candidates": (200, {"candidates": []}, {}),
+    "prompt blocked: SAFETY": (200, {"promptFeedback": {"blockReason": "SAFETY"}}, {}),
+    "finish reason SAFETY": (200, {"candidates": [{"finishReason": "SAFETY"}]}, {}),
+    "finish reason MAX_TOKENS": (200, text_reply("A story that brea", "MAX_TOKENS"), {}),
+    "empty text": (200, text_reply("  "), {}),
+}
+
+
+class FakeGemini(ThreadingHTTPServer):
+    """Writes `text_of(seed)` for every request, unless `trouble` (a function of the request's number) says otherwise.
+
+    Counts what it was asked (by seed), what it answered with a text, and how many requests were under way at most.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.asked, self.answered, self.requests = Counter(), Counter(), []
+        self.under_way = self.most_under_way = 0
+        self.trouble = lambda _: None
+        self.delay = 0.0
+
+    def handle_error(self, *_):
+        """A client that hung up, as interrupted ones do, is no error of the server."""
+
+    @staticmethod
+    def text_of(seed):
+        return f"Story {seed}: she closed the gate and counted the boats, twice, before she turned home."
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        seed = body["generationConfig"]["seed"]
+        with server.lock:
+            server.under_way += 1
+            server.most_under_way = max(server.most_under_way, server.under_way)
+            server.asked[seed] += 1
+            number = server.asked.total()
+            server.requests.append((self.path, body))
+        time.sleep(server.delay)
+        if self.headers["x-goog-api-key"] != KEY:
+            reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+            status, reply, headers = 400, error(400, "INVALID_ARGUMENT", "API key not valid.", [reason]), {}
+        else:
+            status, reply, headers = server.trouble(number) or (200, text_reply(server.text_of(seed)), {})
+        content = json.dumps(reply).encode()
+        with server.lock:
+            server.under_way -= 1
+            server.answered[seed] += status == 200 and reply == text_reply(server.text_of(seed))
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = FakeGemini()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    monkeypatch.setattr(gemini, "BACKOFF_S", 0.001)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "raw" / "stories.parquet"
+
+
+def journal_of(output):
+    return output.with_name(f".{output.stem}.journal.jsonl")
+
+
+def journaled(output):
+    return [json.loads(line)["id"] for line in journal_of(output).read_text().splitlines()[1:]]
+
+
+def write(output, prompt_file=PROMPTS / "story.j2", seed=3, **changes):
+    write_stories(output, EMOTIONS, TOPICS, PER_TOPIC, seed, {**WRITER, **changes}, prompt_file)
+
+
+def interrupt(server, output):
+    """Write ten stories, then meet a service that is down."""
+    server.trouble = lambda number: TROUBLES["500"] if number > 10 else None
+    with pytest.raises(UserError):
+        write(output)
+    server.trouble = lambda _: None
+    server.asked.clear()
+
+
+def check_whole(output):
+    corpus = read_corpus(output)
+    assert list(corpus.columns) == list(COLUMNS)
+    assert list(corpus["emotion"]) == [item.emotion for item in PLAN]
+    assert list(corpus["topic"]) == [item.topic for item in PLAN]
+    assert set(corpus["writer"]) == {"gemini:gemini-test"}
+    assert corpus["text"].is_unique
+    assert not journal_of(output).exists()
+    return corpus
+
+
+class TestPlan:
+    def test_has_every_combination_in_order_under_ids_of_its_own(self):
+        assert [(item.emotion, item.topic, item.index) for item in PLAN] == [
+            (emotion, topic, index) for emotion in EMOTIONS for topic in TOPICS for index in range(PER_TOPIC)
+        ]
+        assert len({item.id for item in PLAN}) == len(PLAN)
+
+    def test_does_not_depend_on_order_or_on_what_else_is_planned(self):
+        others = story_plan([*reversed(EMOTIONS), "tired"], TOPICS[::-1], PER_TOPIC + 1, seed=3)
+        assert set(PLAN) < set(others)
+
+    def test_varies_person_length_and_seed(self):
+        plan = story_plan([f"emotion {number}" for number in range(500)], ["a topic"], 1, seed=0)
+        assert 200 < sum(item.person == "first" for item in plan) < 300
+        assert {item.person for item in plan} == {"first", "third"}
+        assert {item.words for item in plan} == set(range(STORY_WORDS[0], STORY_WORDS[1] + 1))
+        assert len({item.seed for item in plan}) == len(plan)
+        assert all(0 <= item.seed < 2**31 for item in plan)
+
+    def test_another_seed_draws_anew_for_the_same_items(self):
+        other = story_plan(EMOTIONS, TOPICS, PER_TOPIC, seed=4)
+        assert [item.id for item in other] == [item.id for item in PLAN]
+        assert not {item.seed for item in other} & {item.seed for item in PLAN}
+
+    def test_dialogues_take_topics_in_turn(self):
+        plan = dialogue_plan(5, ["tides", "yarn"], seed=0)
+        assert [(item.topic, item.index) for item in plan] == [
+            ("tides", 0), ("yarn", 0), ("tides", 1), ("yarn", 1), ("tides", 2)
+        ]  # fmt: skip
+        assert {(item.emotion, item.person) for item in plan} == {("", "")}
+        assert all(DIALOGUE_WORDS[0] <= item.words <= DIALOGUE_WORDS[1] for item in plan)
+        assert plan[:3] == dialogue_plan(3, ["tides", "yarn"], seed=0)
+
+
+class TestPrompts:
+    def test_the_model_is_asked_for_what_the_plan_says(self, server, output):
+        write(output)
+        by_seed = {body["generationConfig"]["seed"]: (path, body) for path, body in server.requests}
+        for item in PLAN:
+            path, body = by_seed[item.seed]
+            prompt = body["contents"][0]["parts"][0]["text"]
+            assert path.endswith("/models/gemini-test:generateContent")
+            assert body["generationConfig"]["temperature"] == WRITER["temperature"]
+            for part in (item.emotion, item.topic, f"{item.person} person", f"{item.words} words"):
+                assert part in prompt
+
+    def test_neutral_topics_are_distinct_and_none_is_a_starter_topic(self):
+        topics = (PROMPTS / "neutral_topics.txt").read_text().splitlines()
+        starter = PROMPTS.parent / "corpora" / "starter" / "neutral.jsonl"
+        shipped = {json.loads(line)["topic"] for line in starter.read_text().splitlines()}
+        assert len(topics) == len(set(topics)) >= 60
+        assert not set(topics) & shipped
+
+    @pytest.mark.parametrize("template", ["About {{ emotoin }}", "About {{ emotion"])
+    def test_a_broken_prompt_is_named_before_anything_is_asked(self, server, output, tmp_path, template):
+        prompt = tmp_path / "mine.j2"
+        prompt.write_text(template)
+        with pytest.raises(UserError, match=r"mine\.j2: .*emotion, topic, index, person, words, seed$"):
+            write(output, prompt)
+        assert not server.asked
+
+
+class TestWriting:
+    def test_every_story_arrives_once_in_plan_order(self, server, output):
+        write(output)
+        corpus = check_whole(output)
+        assert list(corpus["text"]) == [server.text_of(item.seed) for item in PLAN]
+        assert server.asked == Counter(item.seed for item in PLAN)
+
+    @pytest.mark.usefixtures("server")
+    def test_dialogues_have_no_emotion(self, tmp_path):
+        output = tmp_path / "neutral.parquet"
+        write_dialogues(output, 7, PROMPTS / "neutral_topics.txt", 0, WRITER, PROMPTS / "neutral_dialogue.j2")
+        corpus = read_corpus(output)
+        topics = (PROMPTS / "neutral_topics.txt").read_text().splitlines()
+        assert list(corpus["topic"]) == topics[:7]
+        assert set(corpus["emotion"]) == {""}
+
+    def test_no_dialogues_need_no_key(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+        output = tmp_path / "neutral.parquet"
+        write_dialogues(output, 0, PROMPTS / "neutral_topics.txt", 0, WRITER, PROMPTS / "neutral_dialogue.j2")
+        corpus = read_corpus(output)
+        assert list(corpus.columns) == list(COLUMNS)
+        assert corpus.empty
+
+    def test_survives_trouble_with_a_third_of_the_requests(self, server, output, caplog):
+        caplog.set_level(logging.INFO)
+        troubles, met = cycle(TROUBLES.values()), []
+
+        def trouble(number):
+            if number % 3:
+                return None
+            met.append(number)
+            return next(troubles)
+
+        server.trouble = trouble
+        write(output, attempts=8)
+        check_whole(output)
+        assert len(met) >= len(TROUBLES)
+        assert set(server.answered.values()) <= {0, 1}
+        assert server.answered.total() == len(PLAN)
+        repeated = next(message for message in caplog.messages if message.startswith("requests repeated"))
+        assert all(f"{reason} × " in repeated for reason in TROUBLES)
+
+    @pytest.mark.usefixtures("server")
+    def test_a_dropped_connection_is_tried_again(self, output, monkeypatch):
+        reply, dropped = Handler.do_POST, []
+
+        def drop_first(handler):
+            if not dropped:
+                dropped.append(handler.close_connection)
+                handler.close_connection = True
+                return
+            reply(handler)
+
+        monkeypatch.setattr(Handler, "do_POST", drop_first)
+        write(output)
+        check_whole(output)
+
+    def test_a_refused_text_is_asked_for_with_another_seed(self, server, output):
+        server.trouble = lambda number: TROUBLES["finish reason MAX_TOKENS"] if number == 1 else None
+        write(output, concurrency=1)
+        assert list(check_whole(output)["text"][:2]) == [
+            server.text_of(PLAN[0].seed + 1),
+            server.text_of(PLAN[1].seed),
+        ]
+
+    @pytest.mark.parametrize(
+        ("headers", "details", "seconds"),
+        [({"Retry-After": "1"}, [], 1.0), ({}, [{**RETRY_INFO, "retryDelay": "0.4s"}], 0.4)],
+    )
+    def test_waits_as_long_as_the_service_asks(self, server, output, headers, details, seconds):
+        times = []
+
+        def trouble(number):
+            times.append(time.monotonic())
+            return (429, error(429, "RESOURCE_EXHAUSTED", "", details), headers) if number == 1 else None
+
+        server.trouble = trouble
+        write(output, concurrency=1)
+        assert times[1] - times[0] >= seconds
+
+    def test_does_not_wait_for_tomorrows_quota(self, server, output):
+        server.trouble = lambda _: (429, error(429, "RESOURCE_EXHAUSTED", "per day"), {"Retry-After": "40000"})
+        with pytest.raises(UserError, match=r"asks to wait 40000 s \(429 RESOURCE_EXHAUSTED: per day\)"):
+            write(output)
+
+    @pytest.mark.parametrize("concurrency", [1, 3])
+    def test_never_more_requests_than_allowed(self, server, output, concurrency):
+        server.delay = 0.01
+        write(output, concurrency=concurrency)
+        assert server.most_under_way == concurrency
+
+    def test_a_few_failures_are_counted_and_left_out(self, server, output, caplog):
+        lost = PLAN[5]
+        server.trouble = lambda _: TROUBLES["finish reason SAFETY"] if lost_is_asked() else None
+
+        def lost_is_asked():
+            return server.requests[-1][1]["generationConfig"]["seed"] - lost.seed in range(WRITER["attempts"])
+
+        write(output, concurrency=1)
+        corpus = read_corpus(output)
+        assert list(corpus["text"]) == [server.text_of(item.seed) for item in PLAN if item != lost]
+        assert "stories given up, of 24: finish reason SAFETY × 1" in caplog.messages
+        assert not journal_of(output).exists()
+
+
+class TestMistakes:
+    def check_one_line(self, caught, server, most_requests):
+        assert "\n" not in str(caught.value)
+        assert KEY not in str(caught.value)
+        assert server.asked.total() <= most_requests
+
+    @pytest.mark.parametrize("key", ["", "  "])
+    def test_missing_key(self, server, output, monkeypatch, key):
+        monkeypatch.setenv("GEMINI_API_KEY", key)
+        monkeypatch.setenv("GOOGLE_API_KEY", KEY)
+        with pytest.raises(UserError, match="GEMINI_API_KEY is not set; export") as caught:
+            write(output)
+        self.check_one_line(caught, server, 0)
+
+    def test_garbled_key(self, server, output, monkeypatch):
+        monkeypatch.setenv("GEMINI_API_KEY", f"{KEY}\nGEMINI")
+        with pytest.raises(UserError, match="GEMINI_API_KEY holds characters") as caught:
+            write(output)
+        self.check_one_line(caught, server, 0)
+
+    def test_wrong_key(self, server, output, monkeypatch):
+        monkeypatch.setenv("GEMINI_API_KEY", "AIza-another")
+        with pytest.raises(UserError, match=r"does not accept the key in GEMINI_API_KEY .*not valid.*; set") as caught:
+            write(output)
+        assert "AIza-another" not in str(caught.value)
+        self.check_one_line(caught, server, WRITER["concurrency"])
+
+    @pytest.mark.parametrize("code", [401, 403])
+    def test_refused_key_is_not_quoted(self, server, output, tmp_path, caplog, code):
+        caplog.set_level(logging.DEBUG)
+        suspended = f"Permission denied: Consumer 'api_key:{KEY}' has been suspended."
+        server.trouble = lambda _: (code, error(code, "PERMISSION_DENIED", suspended), {})
+        with pytest.raises(UserError, match=r"'api_key:\[key\]' has been suspended") as caught:
+            write(output)
+        self.check_one_line(caught, server, WRITER["concurrency"])
+        assert KEY not in caplog.text
+        assert not any(KEY in file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file())
+
+    def test_unknown_model(self, server, output):
+        server.trouble = lambda _: (404, error(404, "NOT_FOUND", "models/gemini-test is not found"), {})
+        with pytest.raises(UserError, match=r"knows no model 'gemini-test' .*correct corpora") as caught:
+            write(output)
+        self.check_one_line(caught, server, WRITER["concurrency"])
+
+    @pytest.mark.usefixtures("server")
+    def test_missing_package(self, output, monkeypatch):
+        monkeypatch.setitem(sys.modules, "google.genai", None)
+        with pytest.raises(UserError, match=r"pip install 'affectome\[gemini\]'"):
+            write(output)
+
+    @pytest.mark.usefixtures("server")
+    def test_unreachable_service(self, output, monkeypatch):
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1")
+        with pytest.raises(UserError, match=r"gave up 2 of 24 stories \(\w*Connect\w*Error × 2\)"):
+            write(output)
+
+    def test_key_goes_into_requests_only(self, server, output, tmp_path, caplog):
+        caplog.set_level(logging.DEBUG)
+        numbers = []
+
+        def trouble(number):
+            numbers.append(number)
+            return TROUBLES["503"] if number % 5 == 0 else None
+
+        server.trouble = trouble
+        write(output)
+        assert numbers
+        assert KEY not in caplog.text
+        assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+
+class TestInterruption:
+    def test_a_service_that_stays_down_costs_no_answer(self, server, output):
+        server.trouble = lambda number: TROUBLES["500"] if number > 10 else None
+        with pytest.raises(
+            UserError, match=r"gave up 2 of 24 stories \(500 × 2\), .* the 10 that are written are kept"
+        ):
+            write(output)
+        assert not output.exists()
+        assert len(journaled(output)) == 10
+        server.trouble = lambda _: None
+        write(output)
+        assert list(check_whole(output)["text"]) == [server.text_of(item.seed) for item in PLAN]
+        assert server.answered == Counter(item.seed for item in PLAN)
+
+    @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+    def test_a_signal_leaves_the_journal_and_the_rerun_goes_on(self, server, output, number, raised):
+        def trouble(request):
+            if request == 12:
+                os.kill(os.getpid(), number)
+            if request >= 12:
+                time.sleep(0.2)
+
+        server.trouble = trouble
+        before = signal.signal(signal.SIGTERM, _exit_on_signal)
+        try:
+            with pytest.raises(raised):
+                write(output)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert not output.exists()
+        kept = journaled(output)
+        assert 8 <= len(kept) == len(set(kept)) < len(PLAN)
+        server.trouble = lambda _: None
+        server.asked.clear()
+        write(output)
+        assert list(check_whole(output)["text"]) == [server.text_of(item.seed) for item in PLAN]
+        assert not server.asked.keys() & {item.seed for item in PLAN if item.id in kept}
+
+    def test_every_text_is_on_disk_before_the_next_is_asked_for(self, server, output):
+        seen = []
+        server.trouble = lambda number: seen.append((number, len(journaled(output))))
+        write(output, concurrency=1)
+        assert seen == [(number, number - 1) for number in range(1, len(PLAN) + 1)]
+
+    def test_half_a_line_is_asked_for_again(self, server, output):
+        interrupt(server, output)
+        journal = journal_of(output)
+        journal.write_text(journal.read_text()[:-20])
+        write(output)
+        check_whole(output)
+        assert server.asked.total() == len(PLAN) - 9
+
+    @pytest.mark.parametrize("change", [{"temperature": 1.0}, {"gemini": "gemini-other"}, {"seed": 4}, {}])
+    def test_a_change_starts_afresh(self, server, output, tmp_path, change):
+        interrupt(server, output)
+        prompt = tmp_path / "other.j2"
+        prompt.write_text((PROMPTS / "story.j2").read_text() + ("" if change else "\nWrite it as a letter."))
+        write(output, prompt, **change)
+        assert server.asked.total() == len(PLAN)
+
+    def test_a_larger_plan_keeps_what_is_written(self, server, output):
+        interrupt(server, output)
+        write_stories(output, [*EMOTIONS, "tired"], TOPICS, PER_TOPIC, 3, WRITER, PROMPTS / "story.j2")
+        assert len(read_corpus(output)) == 30
+        assert server.asked.total() == 20
