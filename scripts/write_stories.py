@@ -4,4 +4,6 @@ from affectome.corpus.writing import write_stories
 from affectome.jobs import job
 
 with job(snakemake):
-    write_stories(snakemake.output[0], prompt_file=snakemake.input.prompt, **snakemake.params.spec)
+    spec = snakemake.params.spec
+    writer = {**spec.pop("writer"), "concurrency": snakemake.resources.concurrency}
+    write_stories(snakemake.output[0], prompt_file=snakemake.input.prompt, writer=writer, **spec)

@@ -451,7 +451,10 @@ def _repeated_keys(file: Path) -> list[str]:
 
 
 def _check_names(config: Config) -> list[str]:
-    """Mistakes in how entries refer to each other and to layers, over all run definitions."""
+    """Mistakes in how entries refer to each other and to layers.
+
+    Those of the selected runs come first and alone: one wrong entry that many definitions share is then one line.
+    """
     mistakes = []
     for run in config.runs:
         if run not in config.run_definitions:
@@ -463,9 +466,15 @@ def _check_names(config: Config) -> list[str]:
             resolve_layers(model.layers, model.blocks)
         except ValueError as error:
             mistakes.append(f"models.{name}.layers: {error}")
-    if mistakes:
-        return mistakes
-    for name, run in config.run_definitions.items():
+    selected = [name for name in config.run_definitions if name in config.runs]
+    others = [name for name in config.run_definitions if name not in config.runs]
+    return mistakes or _check_definitions(config, selected) or _check_definitions(config, others)
+
+
+def _check_definitions(config: Config, names: list[str]) -> list[str]:
+    mistakes = []
+    for name in names:
+        run = config.run_definitions[name]
         key = f"run_definitions.{name}"
         if name in _RESERVED_RUN_NAMES:
             mistakes.append(f"{key}: the name is taken by a folder of the workflow; choose another")

@@ -26,7 +26,7 @@ def start_logging(file: str | Path | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
     )
-    for chatty in ("httpx", "matplotlib", "fontTools", "urllib3", "google_genai"):
+    for chatty in ("httpx", "httpx2", "matplotlib", "fontTools", "urllib3", "google_genai"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

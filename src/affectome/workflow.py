@@ -36,6 +36,19 @@ FIGURES = {
 }
 
 
+# Every table and list of numbers of a run.
+ANALYSES = (
+    "geometry.parquet",
+    "geometry.json",
+    "norm_correlations.json",
+    "similarity.parquet",
+    "similarity.json",
+    "clusters.parquet",
+    "clusters.json",
+    "layer_profile.parquet",
+)
+
+
 def one_of(names: Iterable[str]) -> str:
     """A wildcard constraint that matches exactly `names`; matches nothing where there are none."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
@@ -79,18 +92,24 @@ class Workflow:
     # ------------------------------------------------------------ files
 
     def targets(self) -> list[str]:
-        """What `rule all` asks for: the final files of every selected run."""
-        return [f"results/{run}/{name}" for run in self.config.runs for name in self.run_targets()]
+        """What `rule all` asks for: every file below the folders of the selected runs.
 
-    @staticmethod
-    def run_targets() -> list[str]:
-        """Final files of a run, below its folder; everything else is on the way to one of them."""
+        Naming more than the last ones makes a deleted vector or table come back with the next call.
+        """
+        return [f"results/{run}/{name}" for run in self.config.runs for name in self.run_targets(run)]
+
+    def run_targets(self, run: str) -> list[str]:
+        """The files of a run, below its folder."""
         return [
             "summary.html",
             "summary.json",
             "manifest.json",
+            *(f"vectors/layer_{layer}.h5" for layer in self.config.run_layers(run)),
             "vectors/vectors.safetensors",
-            *(f"figures/{name}.png" for name in FIGURES),
+            "vectors/vectors.npz",
+            "vectors/gguf",
+            *(f"analyses/{name}" for name in ANALYSES),
+            *(f"figures/{name}.{form}" for name in FIGURES for form in ("svg", "png")),
             "figures/pc_scatter.html",
         ]
 
@@ -160,13 +179,18 @@ class Workflow:
             "topics": read_words(corpus.topics)[: corpus.topic_count],
             "stories_per_topic": corpus.stories_per_topic,
             "seed": corpus.seed,
-            "writer": corpus.writer.model_dump(),
+            "writer": corpus.writer.model_dump(exclude={"concurrency"}),
         }
 
     def dialogues_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `write_dialogues`."""
         corpus = self.config.corpora[wildcards.corpus]
-        return {"count": corpus.neutral_dialogues, "seed": corpus.seed, "writer": corpus.writer.model_dump()}
+        writer = corpus.writer.model_dump(exclude={"concurrency"})
+        return {"count": corpus.neutral_dialogues, "seed": corpus.seed, "writer": writer}
+
+    def concurrency(self, wildcards: Any) -> int:
+        """Requests a writing job keeps under way; changes how fast a corpus is written and not what it holds."""
+        return self.config.corpora[wildcards.corpus].writer.concurrency
 
     def screening_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `screen_corpus`."""
@@ -238,21 +262,15 @@ class Workflow:
         return {"title": run.title, "norms": {name: self.config.norms[name].source for name in run.norms}}
 
     def manifest_spec(self, wildcards: Any) -> dict[str, Any]:
-        """Everything config says of a run, for its manifest."""
+        """Everything config says of a run but how its figures look, for its manifest."""
         run = self.config.run_definitions[wildcards.run]
-        entries = {
-            "run": (wildcards.run, run),
-            "model": (run.model, self.config.models[run.model]),
-            "corpus": (run.corpus, self.config.corpora[run.corpus]),
-            "reading": (run.reading, self.config.readings[run.reading]),
-        }
-        norms = {name: self.config.norms[name].model_dump(mode="json") for name in run.norms}
+        dump = {"mode": "json", "by_alias": True}
         return {
-            **{
-                kind: {"name": name, **entry.model_dump(mode="json", by_alias=True)}
-                for kind, (name, entry) in entries.items()
-            },
-            "norms": norms,
+            "run": {"name": wildcards.run, **run.model_dump(**dump, exclude={"figures"})},
+            "model": {"name": run.model, **self.config.models[run.model].model_dump(**dump)},
+            "corpus": {"name": run.corpus, **self.config.corpora[run.corpus].model_dump(**dump)},
+            "reading": {"name": run.reading, **self.config.readings[run.reading].model_dump(**dump)},
+            "norms": {name: self.config.norms[name].model_dump(**dump) for name in run.norms},
         }
 
 

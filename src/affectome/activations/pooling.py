@@ -29,7 +29,7 @@ def mean_norm(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask > 0, norms, 0.0).sum(dim=1) / mask.sum(dim=1)
 
 
-class _Reached(Exception):
+class _Reached(Exception):  # noqa: N818 - the way out of a pass, no error
     """The last wanted block has been read: what follows it (more blocks, final norm, LM head) need not run."""
 
 

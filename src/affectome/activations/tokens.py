@@ -72,12 +72,14 @@ def plan_batches(lengths: list[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def pad_right(texts: list[TokenText], filler: int) -> torch.Tensor:
-    """Token ids (batch, longest) padded on the right with `filler`, which causal attention keeps from every real token."""
-    ids = torch.full((len(texts), max(len(text.ids) for text in texts)), filler, dtype=torch.long)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = torch.tensor(text.ids)
-    return ids
+def pad_right(texts: list[TokenText]) -> torch.Tensor:
+    """Token ids (batch, longest), each row padded on the right with its own last token.
+
+    Causal attention keeps any finite filler from the real tokens. A padding token's embedding need not be finite, as
+    nothing ever trained it, and its id may lie outside the vocabulary; the text's own tokens are safe.
+    """
+    longest = max(len(text.ids) for text in texts)
+    return torch.tensor([text.ids + text.ids[-1:] * (longest - len(text.ids)) for text in texts])
 
 
 def span_mask(spans: list[tuple[int, int]], length: int) -> torch.Tensor:

@@ -54,7 +54,7 @@ def cluster(unit: np.ndarray, k: int, k_max: int, seed: int) -> dict[str, Any]:
 
 
 def clusters(paths: list[str | Path], k: int, k_max: int, seed: int, table: str | Path, output: str | Path) -> None:
-    """Write labels (`layer, emotion, kmeans_best, kmeans, hierarchical`) and, per layer, silhouettes and the linkage."""
+    """Write labels (`layer, emotion, kmeans_best, kmeans, hierarchical`) and, per layer, silhouettes and linkage."""
     frames, layers = [], {}
     for layer, vectors in read_all(paths).items():
         state = int(generator(seed, "clusters", layer).integers(2**31))

@@ -21,7 +21,9 @@ def layer_profile(paths: list[str | Path], geometry: str | Path, correlations: s
     rows: list[dict[str, Any]] = []
     for layer, vectors in read_all(paths).items():
         shares = explained[str(layer)]["explained_variance"]
-        rows += [{"layer": layer, "measure": name, "value": value} for name, value in _of_vectors(vectors, shares).items()]
+        rows += [
+            {"layer": layer, "measure": name, "value": value} for name, value in _of_vectors(vectors, shares).items()
+        ]
         for norm, found in related[str(layer)].items():
             for dimension, result in found.items():
                 if dimension != "n":
@@ -34,18 +36,23 @@ def _of_vectors(vectors: Vectors, shares: list[float]) -> dict[str, float]:
     return {
         "residual_norm": vectors.residual_norm,
         "vector_norm": float(np.linalg.norm(vectors.denoised, axis=1).mean()),
-        "reliability": float(np.nanmean(vectors.reliability)) if np.isfinite(vectors.reliability).any() else float("nan"),
+        "reliability": float(pd.Series(vectors.reliability).mean()),
         "neutral_components": len(vectors.neutral_basis),
-        "explained_variance_1": shares[0],
-        "explained_variance_2": shares[1],
+        **{f"explained_variance_{component}": share for component, share in enumerate(shares[:2], start=1)},
     }
 
 
 def _of_norm(result: dict[str, Any]) -> list[dict[str, Any]]:
     best, plane, ridge = result["best"], result["plane"], result["ridge"]
-    bounds = sorted(abs(bound) for bound in best["ci"]) if best["ci"][0] * best["ci"][1] > 0 else [0.0, max(map(abs, best["ci"]))]
+    low, high = best["ci"]
     return [
-        {"measure": "best", "value": abs(best["r"]), "low": bounds[0], "high": bounds[1], "p": best["p"]},
+        {
+            "measure": "best",
+            "value": abs(best["r"]),
+            "low": max(0.0, low, -high),
+            "high": max(high, -low),
+            "p": best["p"],
+        },
         {"measure": "plane", "value": plane["r"], "p": plane["p"]},
         {"measure": "ridge", "value": ridge["r"], "low": ridge["ci"][0], "high": ridge["ci"][1], "p": ridge["p"]},
     ]

@@ -3,11 +3,13 @@
 Per layer, norm and dimension (valence, arousal, dominance), over the words that are rated:
 
 - `components`: Pearson r of each leading component, with bootstrap interval and permutation p;
-- `best`: the component with the largest |r|, its p corrected for having chosen it (largest |r| of each permutation);
+- `best`: the component with the largest |r|, its p corrected for having chosen it (largest |r| of each permutation),
+  its interval not;
 - `plane`: multiple correlation R of the rating with PC1 and PC2 together, since the two dimensions can share the plane;
 - `ridge`: correlation of the ratings with predictions for words that were held out, one by one
-  (`ridge_leave_one_out`); its p repeats the whole procedure on permuted ratings, its interval resamples words and their
-  predictions.
+  (`ridge_leave_one_out`); where nothing relates them it lies below 0, since each word is missing from the mean that
+  predicts it. Its p, one-sided, repeats the whole procedure on permuted ratings. Its interval resamples words with their
+  predictions: it leaves out what other training words would change and covers the true value less often than 95 %.
 """
 
 from pathlib import Path
@@ -31,7 +33,7 @@ from affectome.analyses.tables import write_json
 from affectome.randomness import generator
 from affectome.vectors.store import read_all
 
-# Fewer rated words say nothing: a plane through four points already fits any ratings of three of them.
+# Fewer rated words say nothing: a plane has three parameters, so it fits any ratings of three words exactly.
 MIN_WORDS = 5
 
 
@@ -44,18 +46,23 @@ def norm_correlations(
     seed: int,
     output: str | Path,
 ) -> None:
-    """Write the correlations described above to `output` (JSON): `layers.{L}.{norm}.{dimension}` and `….n`."""
+    """Write the correlations described above to `output` (JSON): `layers.{L}.{norm}.{dimension}` and `….n`.
+
+    A norm that rates fewer than `MIN_WORDS` of the emotions has `n` alone; a dimension rated all the same is left out.
+    """
     components = pd.read_parquet(scores)
     ratings = {name: read_norm(norm["file"], norm) for name, norm in norms.items()}
     layers: dict[int, Any] = {}
     for layer, vectors in read_all(paths).items():
         axes = components[components["layer"] == layer].set_index("emotion").loc[list(vectors.emotions)]
-        axes = axes.drop(columns="layer").to_numpy()
+        # A layer with fewer components than others has empty columns.
+        axes = axes.drop(columns="layer").dropna(axis=1).to_numpy()
         layers[layer] = {}
         for name, norm in ratings.items():
             positions, rated = shared(norm, vectors.emotions)
+            rated = rated.loc[:, rated.nunique() > 1]
             layers[layer][name] = {"n": len(positions)}
-            if len(positions) >= MIN_WORDS:
+            if len(positions) >= MIN_WORDS and len(rated.columns):
                 rngs = {dimension: generator(seed, layer, name, dimension) for dimension in rated}
                 layers[layer][name] |= correlate(
                     vectors.denoised[positions], axes[positions], rated, bootstrap, permutations, rngs
@@ -71,12 +78,14 @@ def correlate(
     permutations: int,
     rngs: dict[str, np.random.Generator],
 ) -> dict[str, Any]:
-    """Results per dimension of `ratings` (words, dimensions) for `vectors` (words, width) and `axes` (words, components).
+    """Results by dimension, a column of `ratings` (words, dimensions), each with its own generator in `rngs`.
 
-    `rngs` holds a generator per dimension.
+    `vectors` is (words, width) and `axes` (words, components).
     """
     found = {}
-    shuffled = {dimension: permuted(ratings[dimension].to_numpy(), permutations, rngs[dimension]) for dimension in ratings}
+    shuffled = {
+        dimension: permuted(ratings[dimension].to_numpy(), permutations, rngs[dimension]) for dimension in ratings
+    }
     # All dimensions and their permutations share the vectors, so they are predicted in one go.
     columns = np.hstack([np.column_stack([ratings[dimension], shuffled[dimension]]) for dimension in ratings])
     predictions = ridge_leave_one_out(vectors, columns)

@@ -17,15 +17,16 @@ def read_norm(file: str | Path, columns: Mapping[str, str | None]) -> pd.DataFra
     `columns` maps `word` and the dimensions to the file's columns, as in `norms.*`. Words match exactly: stems would
     invert meanings (restless → rest, worthless → worth). Raises UserError for a file that cannot be used so.
     """
-    table = pd.read_csv(file)
     wanted = {name: columns[name] for name in DIMENSIONS if columns.get(name)}
     try:
-        ratings = table.set_index(columns["word"])[list(wanted.values())].astype(float)
+        ratings = pd.read_csv(file).set_index(columns["word"])[list(wanted.values())].astype(float).dropna()
     except (KeyError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as ratings by word ({error})") from error
     if ratings.index.has_duplicates:
-        raise UserError(f"{file}: rates {', '.join(ratings.index[ratings.index.duplicated()])} more than once")
-    return ratings.rename(columns={theirs: ours for ours, theirs in wanted.items()}).dropna()
+        raise UserError(
+            f"{file}: rates {', '.join(map(str, ratings.index[ratings.index.duplicated()]))} more than once"
+        )
+    return ratings.rename(columns={theirs: ours for ours, theirs in wanted.items()})
 
 
 def shared(norm: pd.DataFrame, emotions: tuple[str, ...]) -> tuple[np.ndarray, pd.DataFrame]:

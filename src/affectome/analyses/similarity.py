@@ -10,7 +10,7 @@ from affectome.vectors.store import read_all
 
 
 def extreme_pairs(cosines: np.ndarray, names: tuple[str, ...], count: int) -> dict[str, list[dict]]:
-    """The `count` pairs of highest (`similar`) and of lowest (`opposed`) entry of a symmetric matrix, extremes first."""
+    """The `count` pairs with highest (`similar`) and lowest (`opposed`) entry of a symmetric matrix, extremes first."""
     first, second = np.triu_indices(len(names), k=1)
     order = np.argsort(-cosines[first, second], kind="stable")
 

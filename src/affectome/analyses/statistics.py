@@ -13,14 +13,16 @@ PENALTIES = np.logspace(-3, 3, 13)
 
 
 def correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson correlation of every column of `x` (n, a) with every column of `y` (n, b) → (a, b)."""
-    return _standardised(x).T @ _standardised(y)
+    """Pearson correlation of each column of `x` (n, a) with each of `y` (n, b) → (a, b); NaN if one does not vary."""
+    a, b = _centred(x), _centred(y)
+    with np.errstate(invalid="ignore"):
+        return a.T @ b / np.outer(np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=0))
 
 
-def _standardised(values: np.ndarray) -> np.ndarray:
-    centred = values - values.mean(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return centred / np.linalg.norm(centred, axis=0)
+def _centred(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """`values` minus their mean: exactly 0 where they are all equal, which rounding would otherwise hide."""
+    varies = np.ptp(values, axis=axis, keepdims=True) > 0
+    return np.where(varies, values - values.mean(axis=axis, keepdims=True), 0.0)
 
 
 def permuted(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -37,9 +39,8 @@ def p_value(observed: float, null: np.ndarray) -> float:
 def bootstrap_correlations(x: np.ndarray, y: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Correlations of each column of `x` (n, a) with `y` (n,) in `count` resamples of the n words → (count, a)."""
     rows = rng.integers(0, len(y), size=(count, len(y)))
-    drawn_x = x[rows] - x[rows].mean(axis=1, keepdims=True)
-    drawn_y = y[rows] - y[rows].mean(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    drawn_x, drawn_y = _centred(x[rows], axis=1), _centred(y[rows], axis=1)
+    with np.errstate(invalid="ignore"):
         covariance = np.einsum("bna,bn->ba", drawn_x, drawn_y)
         return covariance / (np.linalg.norm(drawn_x, axis=1) * np.linalg.norm(drawn_y, axis=1)[:, None])
 
@@ -51,9 +52,9 @@ def interval(draws: np.ndarray) -> list[float]:
 
 
 def multiple_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Multiple correlation R (b,) of each column of `y` (n, b) with the columns of `x` (n, a) jointly, by least squares."""
-    basis = np.linalg.qr(x - x.mean(axis=0))[0]
-    centred = y - y.mean(axis=0)
+    """Multiple correlation R (b,) of each column of `y` (n, b) with all columns of `x` (n, a), by least squares."""
+    basis = np.linalg.qr(_centred(x))[0]
+    centred = _centred(y)
     return np.linalg.norm(basis.T @ centred, axis=0) / np.linalg.norm(centred, axis=0)
 
 
@@ -96,6 +97,6 @@ def ridge_leave_one_out(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def paired_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Pearson correlation of column i of `x` with column i of `y`, both (n, b) → (b,); 0 where one does not vary."""
-    a, b = x - x.mean(axis=0), y - y.mean(axis=0)
+    a, b = _centred(x), _centred(y)
     scale = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
     return np.divide((a * b).sum(axis=0), scale, out=np.zeros(x.shape[1]), where=scale > 0)

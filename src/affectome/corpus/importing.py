@@ -9,7 +9,7 @@ from affectome.corpus.tables import as_corpus, empty_corpus, read_texts, write_c
 def import_corpus(
     stories: dict[str, Any], neutral: dict[str, Any] | None, raw_stories: str | Path, raw_neutral: str | Path
 ) -> None:
-    """Read the files described by `stories` and `neutral` (as in `corpora.*`) into the tables `raw_*`, in file order."""
+    """Read the files that `stories` and `neutral` describe (as in `corpora.*`) into the tables `raw_*`, in order."""
     write_corpus(as_corpus(read_texts(**stories), f"file:{Path(stories['file']).name}"), raw_stories)
     if neutral is None:
         write_corpus(empty_corpus(), raw_neutral)

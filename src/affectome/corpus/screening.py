@@ -9,40 +9,63 @@ from typing import Any
 
 import pandas as pd
 
-from affectome.corpus.tables import empty_corpus, read_corpus, write_corpus
+from affectome.corpus.tables import read_corpus, write_corpus
 from affectome.errors import UserError
 from affectome.files import replacing
 
 # In the order in which they are looked for; a text is counted under the first that applies.
 REASONS = ("not_listed", "duplicate", "leak", "too_short", "too_long")
 
-_VOWELS = "aeiou"
+# Inflected forms that are mostly another word: finding one says nothing about the emotion.
+_OTHER_WORDS = {"bore", "contents", "kinds", "long", "patients", "pleas", "please", "safes", "tire", "tires", "will"}
+
+_VERB_ENDINGS = ("s", "ed", "ing")
+_ENDINGS = (*_VERB_ENDINGS, "er", "est", "ly", "ness")
 
 
 @cache
 def leak_pattern(emotion: str) -> re.Pattern[str]:
     """What matches `emotion` or an inflection of it in a text, whatever its case.
 
-    Inflections are those English makes by rule from adjectives, verbs and nouns: -s, -ed, -ing, -er, -est, -ly, -ness,
-    with the usual changes of spelling. In an expression of several words (at ease, grief-stricken) the words may be
-    joined by spaces or hyphens and the last one is inflected. Derivations (angry: anger) are other words and pass.
+    Inflections are those English makes by rule, with the usual changes of spelling: -s, -ed, -ing, -er, -est, -ly and
+    -ness, and for a participle (alarmed, loving) its verb with -s, -ed and -ing. Irregular forms (stuck: stick),
+    derivations (angry: anger, angered; hope: hopeful) and forms that are mostly another word (patient: patients) pass.
+    A compound (grief-stricken) is inflected at its end and may be written with spaces or hyphens; so may a phrase
+    (at ease), which is not inflected.
     """
     *before, last = re.split(r"[\s-]+", emotion.lower())
-    forms = sorted(_inflections(last), key=lambda form: (-len(form), form))
-    words = [re.escape(word) for word in before] + [f"(?:{'|'.join(map(re.escape, forms))})"]
-    return re.compile(r"(?<![\w])" + r"[\s-]+".join(words) + r"(?![\w])", re.IGNORECASE)
+    forms = {last} if " " in emotion else _inflections(last)
+    parts = [*map(re.escape, before), f"(?:{'|'.join(map(re.escape, sorted(forms)))})"]
+    # Hyphens are also written as U+2010 and U+2011; an underscore is emphasis, not part of a word.
+    return re.compile(r"(?<![^\W_])" + r"[\s\u2010\u2011-]+".join(parts) + r"(?![^\W_])", re.IGNORECASE)
 
 
 def _inflections(word: str) -> set[str]:
-    forms = {word, word + "s", word + "es", word + "ed", word + "ing", word + "er", word + "est", word + "ly", word + "ness"}
-    if word.endswith("y") and word[-2:-1] not in _VOWELS:
-        forms |= {word[:-1] + ending for ending in ("ies", "ied", "ier", "iest", "ily", "iness")}
-    if word.endswith("e"):
-        forms |= {word[:-1] + ending for ending in ("ed", "ing", "er", "est", "y")}
-    if word.endswith("ic"):
-        forms |= {word + "ally"}
-    if len(word) > 2 and word[-1] not in _VOWELS + "wxy" and word[-2] in _VOWELS and word[-3] not in _VOWELS:
-        forms |= {word + word[-1] + ending for ending in ("ed", "ing", "er", "est")}
+    forms = {word}.union(*(_spellings(word, ending) for ending in _ENDINGS))
+    for ending in ("ed", "ing"):
+        stem = word.removesuffix(ending)
+        for verb in {stem, stem + "e", stem[:-1], stem[:-1] + "y"}:
+            if len(verb) > 2 and word in _spellings(verb, ending):
+                forms |= {verb}.union(*(_spellings(verb, other) for other in _VERB_ENDINGS))
+    return forms - (_OTHER_WORDS - {word})
+
+
+def _spellings(word: str, ending: str) -> set[str]:
+    """How English writes `word` with `ending`; where that depends on its sound, every possibility."""
+    if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", word) and ending[0] in "aeiou":
+        return {word + word[-1] + ending}  # mad: madder, never mader; hence scared is not from scar
+    forms = {word + ending}
+    if re.search(r"[^aeiou]y$", word):
+        forms |= {word[:-1] + ("ies" if ending == "s" else "i" + ending)}
+    if ending == "s" and re.search(r"(s|x|z|ch|sh)$", word):
+        forms |= {word + "es"}
+    if ending[0] in "aeiou":
+        forms |= {word[:-1] + ending} if word.endswith("e") else set()
+        forms |= {word + "k" + ending} if word.endswith("c") else set()
+        forms |= {word + word[-1] + ending} if re.search(r"[^aeiou][aeiou][^aeiouwxy]$", word) else set()
+    if ending == "ly":
+        forms |= {word + "ally"} if word.endswith("ic") else set()
+        forms |= {word[:-1] + "y"} if word.endswith(("le", "ll")) else set()
     return forms
 
 
@@ -51,14 +74,14 @@ def screen(
 ) -> tuple[pd.DataFrame, pd.Series]:
     """The corpus table `texts` without dropped rows, and the reason per row of `texts` ("" where it is kept).
 
-    Neutral texts (empty emotion) are screened for repetition and length only.
+    Neutral texts, whose emotion is empty, are screened for repetition and length only; `emotions` is [""] for them.
     """
     reasons = pd.Series("", index=texts.index)
 
     def drop(reason: str, rows: pd.Series) -> None:
         reasons[rows & (reasons == "")] = reason
 
-    drop("not_listed", ~texts["emotion"].isin([*emotions, ""]))
+    drop("not_listed", ~texts["emotion"].isin(emotions))
     if duplicates:
         listed = texts[reasons == ""]
         drop("duplicate", listed["text"].duplicated().reindex(texts.index, fill_value=False))
@@ -89,7 +112,7 @@ def screen_corpus(
     counts: dict[str, Any] = {"rules": rules}
     for kind, source, target in (("stories", raw_stories, stories), ("neutral", raw_neutral, neutral)):
         texts = read_corpus(source)
-        kept, reasons = screen(texts, emotions, **rules) if len(texts) else (empty_corpus(), pd.Series(dtype=str))
+        kept, reasons = screen(texts, emotions if kind == "stories" else [""], **rules)
         dropped = [(reason, emotion) for reason, emotion in zip(reasons, texts["emotion"], strict=True) if reason]
         by_reason = Counter(reason for reason, _ in dropped)
         counts[kind] = {

@@ -12,6 +12,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +44,11 @@ def read_texts(file: str, columns: dict[str, str], table: str | None, emotions: 
             case ".parquet":
                 frame = pd.read_parquet(file)
             case ".jsonl" | ".csv" | ".tsv":
-                frame = pd.DataFrame(_rows(Path(file)))
+                frame = pd.DataFrame(_rows(Path(file)), dtype=object)
             case _:
                 with closing(_connect(file)) as connection:
-                    frame = pd.read_sql_query(f'SELECT * FROM "{table}"', connection)  # noqa: S608 - checked by peek
-    except (ValueError, OSError) as error:
+                    frame = pd.read_sql_query(f"SELECT * FROM {_quoted(table)}", connection)  # noqa: S608 - quoted
+    except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read as {Path(file).suffix} ({error})") from error
     missing = _missing(columns, set(frame.columns), emotions)
     if missing:
@@ -55,11 +56,13 @@ def read_texts(file: str, columns: dict[str, str], table: str | None, emotions: 
     if frame.empty:
         raise UserError(f"{file}: holds no rows")
     found = {ours: columns.get(ours, ours) for ours in ("emotion", "topic", "text")}
-    tidy = {ours: frame[theirs] if theirs in frame else "" for ours, theirs in found.items()}
-    return pd.DataFrame(tidy, index=frame.index).fillna("").map(clean)
+    tidy = {ours: frame.get(theirs, "") for ours, theirs in found.items()}
+    return pd.DataFrame(tidy, index=frame.index, dtype=object).fillna("").map(clean)
 
 
-def peek(file: str, columns: dict[str, str], table: str | None, emotions: bool = True) -> tuple[set[str] | None, list[str]]:
+def peek(
+    file: str, columns: dict[str, str], table: str | None, emotions: bool = True
+) -> tuple[set[str] | None, list[str]]:
     """The emotions in a file and what is wrong with it, found cheaply enough for every parse.
 
     The emotions are None where finding them would take long (large files, Parquet): then the importing job checks.
@@ -77,17 +80,18 @@ def peek(file: str, columns: dict[str, str], table: str | None, emotions: bool =
         missing = _missing(columns, set(first), emotions)
         if missing:
             return None, [missing]
-        if not emotions or path.stat().st_size > _PEEK_BYTES and table is None:
+        if not emotions or (path.stat().st_size > _PEEK_BYTES and table is None):
             return None, []
         name = columns.get("emotion", "emotion")
-        return {clean(first[name]), *(clean(row[name]) for row in rows)}, []
-    except (ValueError, KeyError, sqlite3.Error) as error:
+        return {clean(row.get(name) or "") for row in chain([first], rows)} - {""}, []
+    except (ValueError, csv.Error, sqlite3.Error) as error:
         return None, [f"file: {file!r} cannot be read as {path.suffix}: {error}"]
 
 
 def clean(text: Any) -> str:
-    """Text in Unicode NFC with line ends as newlines and no space around it."""
-    return unicodedata.normalize("NFC", str(text)).replace("\r\n", "\n").strip()
+    """Text in Unicode NFC with line ends as newlines, no space around it and ? for half a surrogate pair."""
+    text = str(text).encode(errors="replace").decode()
+    return unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def text_id(emotion: str, text: str) -> str:
@@ -133,16 +137,25 @@ def _missing(columns: dict[str, str], found: set[str], emotions: bool) -> str:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8", newline="") as handle:
+    # utf-8-sig: spreadsheets put a byte order mark in front.
+    with open(path, encoding="utf-8-sig", newline="") as handle:
         if path.suffix == ".jsonl":
             for number, line in enumerate(handle, start=1):
                 if line.strip():
-                    row = json.loads(line)
+                    try:
+                        row = json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise ValueError(f"line {number} is not JSON ({error.msg})") from error
                     if not isinstance(row, dict):
                         raise ValueError(f"line {number} is not a JSON object")
                     yield row
         else:
-            yield from csv.DictReader(handle, delimiter="\t" if path.suffix == ".tsv" else ",")
+            reader = csv.DictReader(handle, delimiter="\t" if path.suffix == ".tsv" else ",")
+            for row in reader:
+                # An unquoted separator inside a text would otherwise cut the text short without a word.
+                if None in row or None in row.values():
+                    raise ValueError(f"line {reader.line_num} has not as many fields as the header")
+                yield row
 
 
 def _connect(file: str) -> sqlite3.Connection:
@@ -152,14 +165,22 @@ def _connect(file: str) -> sqlite3.Connection:
 def _sqlite_emotions(file: str, columns: dict[str, str], table: str) -> Iterator[dict[str, Any]]:
     """A first row with every column, then one row per distinct emotion."""
     with closing(_connect(file)) as connection:
-        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
+        names = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        ]
         if table not in names:
             raise ValueError(f"there is no table {table!r}; it has {', '.join(sorted(names))}")
-        cursor = connection.execute(f'SELECT * FROM "{table}" LIMIT 1')  # noqa: S608 - the table is known to exist
+        cursor = connection.execute(f"SELECT * FROM {_quoted(table)} LIMIT 1")  # noqa: S608 - quoted
         header = [column[0] for column in cursor.description]
         for row in cursor:
             yield dict(zip(header, row, strict=True))
         emotion = columns.get("emotion", "emotion")
         if emotion in header:
-            for (value,) in connection.execute(f'SELECT DISTINCT "{emotion}" FROM "{table}"'):  # noqa: S608
+            query = f"SELECT DISTINCT {_quoted(emotion)} FROM {_quoted(table)}"  # noqa: S608 - quoted
+            for (value,) in connection.execute(query):
                 yield {emotion: value}
+
+
+def _quoted(name: str) -> str:
+    """`name` as an SQL identifier, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'

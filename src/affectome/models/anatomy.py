@@ -1,8 +1,9 @@
-"""Where a model keeps its decoder blocks, found by structure rather than by name.
+"""Where a model keeps its decoder blocks, found by structure and by watching a pass rather than by name.
 
 Layer numbers follow `affectome.layers`.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,30 +11,58 @@ from torch import nn
 
 from affectome.errors import UserError
 
+# Tokens of a probe; its second half starts at half of it.
+_PROBE = 16
+
 
 def text_config(config: Any) -> Any:
     """The part of a Transformers config that describes the text decoder (multimodal wrappers nest it)."""
     return config.get_text_config(decoder=True)
 
 
+def check_config(config: Any) -> None:
+    """Raise UserError where a config alone says that the model is no decoder."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{config.model_type} is an encoder-decoder model, which has no single residual stream; "
+            f"use a decoder-only language model"
+        )
+
+
+@torch.inference_mode()
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     """The list of decoder blocks of a Transformers causal language model.
 
-    It is the one list of modules below the text decoder whose length is the config's number of layers; vision and
-    audio towers are not below it. Raises UserError for encoder-decoder models and where no such list exists.
+    It is the outermost list of as many modules as the config has layers, of which a pass over text alone calls each
+    once, in order, and gets a residual stream (batch, tokens, width) from each. So neither vision towers nor lists of
+    experts or norms are taken for it. Raises UserError where there is none.
     """
     config = text_config(model.config)
-    if model.config.is_encoder_decoder:
-        raise UserError(f"{config.model_type}: encoder-decoder models have no single residual stream; use a decoder")
-    decoder = model.get_decoder()
-    found = [
+    check_config(model.config)
+    stacks = [
         module
-        for module in decoder.modules()
+        for module in model.modules()
         if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers and _is_stack(module)
     ]
-    if not found:
-        raise UserError(f"{config.model_type}: no list of {config.num_hidden_layers} decoder blocks was found in the model")
-    return found[0]
+    seen: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in stacks]
+
+    def reader(stack: int, layer: int) -> Callable:
+        return lambda _module, _inputs, output: seen[stack].append(
+            (layer, tuple(getattr(residual(output), "shape", ())))
+        )
+
+    _watch(
+        model, [(block, reader(s, b)) for s, stack in enumerate(stacks) for b, block in enumerate(stack)], _probe(model)
+    )
+    wanted = [(layer, (1, _PROBE, config.hidden_size)) for layer in range(config.num_hidden_layers)]
+    for stack, calls in zip(stacks, seen, strict=True):
+        if calls == wanted:
+            return stack
+    shapes = ", ".join(sorted({str(list(shape)) for calls in seen for _, shape in calls})) or "nothing"
+    raise UserError(
+        f"{config.model_type}: its {config.num_hidden_layers} decoder blocks do not each run once and give a residual "
+        f"stream [batch, tokens, {config.hidden_size}], but {shapes}; use a model of another kind"
+    )
 
 
 def _is_stack(modules: nn.ModuleList) -> bool:
@@ -43,27 +72,56 @@ def _is_stack(modules: nn.ModuleList) -> bool:
 
 @torch.inference_mode()
 def check_causal(model: nn.Module, blocks: nn.ModuleList) -> None:
-    """Raise UserError unless a later token leaves earlier residuals alone.
+    """Raise UserError unless later tokens leave earlier residuals alone.
 
     The collector pads on the right without a mask, which is exact only under causal attention; asking the model itself
-    is safer than a list of architectures.
+    is safer than a list of architectures. Measured is how far the second half of a text moves the first, against how
+    far the first moves the second: about as far in an encoder, by rounding only in a decoder, whatever the precision.
     """
-    size = text_config(model.config).vocab_size
-    first = torch.arange(8, device=model.device)[None] % size
-    second = first.clone()
-    second[0, -1] = size - 1
+    half = _PROBE // 2
+    base, other = _probe(model), _probe(model).roll(half, dims=1)
+    later, earlier = base.clone(), base.clone()
+    later[:, half:], earlier[:, :half] = other[:, half:], other[:, :half]
     seen: list[torch.Tensor] = []
-    hook = blocks[-1].register_forward_hook(lambda _module, _inputs, output: seen.append(residual(output)[0, :-1].float()))
+    _watch(
+        model,
+        [(blocks[-1], lambda _module, _inputs, output: seen.append(residual(output)[0].float()))],
+        base,
+        later,
+        earlier,
+    )
+    # The first token is left out: it outweighs all others, and whatever reaches it reaches its neighbours too.
+    backward, forward = _change(seen[0], seen[1])[1:half].mean(), _change(seen[0], seen[2])[half:].mean()
+    if backward > 0.1 * forward:
+        raise UserError(
+            f"{text_config(model.config).model_type}: later tokens change earlier residuals, so this is no causal "
+            f"language model; use a decoder-only language model"
+        )
+
+
+def _change(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(after - before, dim=-1) / torch.linalg.vector_norm(before, dim=-1)
+
+
+def _probe(model: nn.Module) -> torch.Tensor:
+    """Tokens (1, 16) from all over the vocabulary, those of the second half unlike those of the first.
+
+    None is the padding token, from which some encoders count positions.
+    """
+    config = text_config(model.config)
+    tokens = (2 * torch.arange(_PROBE, device=model.device) + 1) * config.vocab_size // (2 * _PROBE)
+    return torch.where(tokens == config.pad_token_id, tokens + 1, tokens)[None] % config.vocab_size
+
+
+def _watch(model: nn.Module, readers: Iterable[tuple[nn.Module, Callable]], *probes: torch.Tensor) -> None:
+    """Pass `probes` through the model with a forward hook on each of some modules."""
+    handles = [module.register_forward_hook(reader) for module, reader in readers]
     try:
-        for tokens in (first, second):
+        for tokens in probes:
             model(input_ids=tokens, use_cache=False)
     finally:
-        hook.remove()
-    if not torch.allclose(seen[0], seen[1], rtol=1e-3, atol=1e-3 * float(seen[0].abs().max())):
-        raise UserError(
-            f"{text_config(model.config).model_type}: a later token changes earlier residuals, so this is no causal "
-            f"language model; use a decoder"
-        )
+        for handle in handles:
+            handle.remove()
 
 
 def residual(output: Any) -> torch.Tensor:

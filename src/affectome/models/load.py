@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from affectome.errors import UserError
+from affectome.models.anatomy import check_config
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +40,25 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)
 
 
+def read_config(folder: str | Path, trust_remote_code: bool = False) -> Any:
+    """The Transformers config of the model in `folder`; raises UserError where it cannot be read or is no decoder's."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise _cannot(f"{folder}: Transformers cannot read its config.json", error) from error
+    check_config(config)
+    return config
+
+
 def load_model(
     folder: str | Path, dtype: str, quantization: str = "none", trust_remote_code: bool = False
 ) -> tuple[nn.Module, Any]:
     """The model in `folder` in evaluation mode, and its tokenizer.
 
     Quantised models are spread by accelerate over the GPUs there are; others are put on one device. Raises UserError
-    where a package is missing or the folder cannot be loaded.
+    where a package is missing, the folder cannot be loaded or its weights lack some of the model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -53,15 +66,29 @@ def load_model(
     settings: dict[str, Any] = {"dtype": resolve_dtype(dtype, device), "trust_remote_code": trust_remote_code}
     if quantization != "none":
         settings |= {"quantization_config": _bitsandbytes(quantization, settings["dtype"]), "device_map": "auto"}
+    read_config(folder, trust_remote_code)
+    # What can go wrong here is as varied as the models; whatever it is, its reader needs the message, not the trace.
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(folder, **settings)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: Transformers cannot load it ({error})") from error
-    if quantization == "none":
-        model = model.to(device)
+        model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
+        if quantization == "none":
+            model = model.to(device)
+    except Exception as error:
+        raise _cannot(f"{folder}: Transformers cannot load it", error) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # Transformers would go on with random numbers in their place.
+        raise UserError(
+            f"{folder}: the weights lack {len(missing)} tensors of the model, {missing[0]} first; fetch it again"
+        )
     log.info("loaded %s: %s on %s, quantisation %s", folder, settings["dtype"], device, quantization)
     return model.eval(), tokenizer
+
+
+def _cannot(what: str, error: Exception) -> UserError:
+    """`what`, and the start of the library's message on one line; Transformers' may list a hundred classes."""
+    reason = " ".join(str(error).split())
+    return UserError(f"{what} ({type(error).__name__}: {reason[:400]}{' …' if len(reason) > 400 else ''})")
 
 
 def _bitsandbytes(quantization: str, compute: torch.dtype) -> Any:

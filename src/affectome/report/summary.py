@@ -7,7 +7,6 @@ plane_r, plane_p, loo_r, loo_ci, loo_p}}}, reliability_mean, residual_norm, neut
 `corpus.neutral` count texts that were read; `corpus.dropped` counts by reason those that were not, of both kinds.
 """
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,8 @@ def write_summary(
         texts = Texts.read(file)
         tokens, seconds = int(file.attrs["tokens"]), float(file.attrs["seconds"])
         activations_key = str(file.attrs["fingerprint"])
-    dropped = Counter(screened["stories"]["by_reason"]) + Counter(screened["neutral"]["by_reason"])
+    by_reason = (screened["stories"]["by_reason"], screened["neutral"]["by_reason"])
+    dropped = {reason: sum(counts[reason] for counts in by_reason) for reason in by_reason[0]}
     content = {
         "run": run,
         "model": {"name": weights["model"], **{key: weights[key] for key in ("blocks", "width", "revision")}},

@@ -21,12 +21,17 @@ _ROWS = 4096
 
 
 def emotion_vectors(
-    layer_file: str | Path, output: str | Path, emotions: list[str], reference: str, denoising: dict[str, Any] | None, code: str
+    layer_file: str | Path,
+    output: str | Path,
+    emotions: list[str],
+    reference: str,
+    denoising: dict[str, Any] | None,
+    code: str,
 ) -> None:
     """Write the vectors of `emotions` at one layer to `output`; see `Vectors` for what they are.
 
-    `denoising` is None, `{"variance": share}` or `{"components": count}`. Raises UserError naming an emotion of which no
-    text was read.
+    `denoising` is None, `{"variance": share}` or `{"components": count}`. Raises UserError naming an emotion of which
+    no text was read.
     """
     with open_layer(layer_file) as file:
         texts = Texts.read(file)
@@ -36,7 +41,13 @@ def emotion_vectors(
         counts = sums[0].counts + sums[1].counts
         absent = [emotion for emotion, count in zip(emotions, counts, strict=True) if count == 0]
         if absent:
-            raise UserError(f"no text was read for {', '.join(absent)}; see screening.json for what was dropped and why")
+            raise UserError(
+                f"no text was read for {', '.join(absent)}; see screening.json for what was dropped and why"
+            )
+        if not texts.neutral.any() and (denoising is not None or reference == "neutral"):
+            raise UserError(
+                "no neutral text was read; add some to the corpus, or turn denoising off and compare with mean_of_means"
+            )
         neutral = file["activations"][np.flatnonzero(texts.neutral)] if texts.neutral.any() else None
         basis_of = fingerprint([str(file.attrs["fingerprint"]), emotions, reference, denoising, code])
         norm = residual_norm(file["token_norm"][...], texts)
@@ -45,20 +56,15 @@ def emotion_vectors(
     centre = neutral.mean(axis=0, dtype=np.float64) if neutral is not None else None
     means = (sums[0].totals + sums[1].totals) / counts[:, None]
     raw = contrast(means, reference, centre)
-    basis = np.zeros((0, raw.shape[1]))
-    if denoising is not None:
-        if neutral is None:
-            raise UserError("denoising needs neutral texts and none were read; add some to the corpus or turn it off")
-        basis = neutral_basis(neutral, **denoising)
+    basis = neutral_basis(neutral, **denoising) if denoising is not None else np.zeros((0, raw.shape[1]))
     denoised = project_out(raw, basis)
-    halves = []
-    for half in sums:
-        # An emotion without a text in this half has no mean there: its reliability, and no other's, becomes NaN.
-        present = half.counts > 0
-        vectors = np.full_like(raw, np.nan)
-        vectors[present] = project_out(contrast(half.means[present], reference, centre), basis)
-        halves.append(vectors)
-    reliability = split_half_reliability(*halves)
+    # Halves are compared over the emotions with a text in both: an emotion with one text would shift the reference of
+    # one half only, and with it every other emotion's vector.
+    both = np.minimum(*(half.counts for half in sums)) > 0
+    reliability = np.full(len(emotions), np.nan)
+    if both.any():
+        of_halves = (contrast(half.totals[both] / half.counts[both, None], reference, centre) for half in sums)
+        reliability[both] = split_half_reliability(*(project_out(vectors, basis) for vectors in of_halves))
     write_vectors(
         output,
         Vectors(layer, tuple(emotions), raw, denoised, unit(denoised), basis, counts, reliability, norm, basis_of),

@@ -14,10 +14,6 @@ class Sums:
     totals: np.ndarray
     counts: np.ndarray
 
-    @property
-    def means(self) -> np.ndarray:
-        return self.totals / self.counts[:, None]
-
 
 def sum_by_emotion(activations: np.ndarray, labels: np.ndarray, emotions: int) -> Sums:
     """Sum the rows of `activations` (texts, width) by their `labels` (texts,), numbers below `emotions`.
@@ -39,7 +35,8 @@ def contrast(means: np.ndarray, reference: str = "mean_of_means", neutral: np.nd
     if reference == "mean_of_means":
         return means - means.mean(axis=0)
     if reference == "rest":
-        return means - (means.sum(axis=0) - means) / (len(means) - 1)
+        with np.errstate(invalid="ignore"):  # a single emotion has no rest
+            return means - (means.sum(axis=0) - means) / (len(means) - 1)
     if reference == "neutral" and neutral is not None:
         return means - neutral
     raise ValueError(f"reference {reference!r} is none of {', '.join(REFERENCES)}, or neutral texts are missing")
@@ -56,7 +53,7 @@ def split_half_reliability(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     The Pearson correlation of the two halves' vectors (emotions, width) over their components, stepped up to the full
     number of texts by Spearman-Brown, 2r / (1 + r); for negative r, where that formula has a pole, by 2r / (1 − r).
-    NaN for an emotion that has no text in one half.
+    NaN for a vector that does not vary.
     """
     a = first - first.mean(axis=1, keepdims=True)
     b = second - second.mean(axis=1, keepdims=True)

@@ -1,18 +1,20 @@
 """The vectors of a run in the formats other tools load.
 
-- `vectors.safetensors`: a tensor `layer_{L}/{form}` (emotions, width) for each layer and form (raw, denoised, unit), the
+- `vectors.safetensors`: a tensor `layer_{L}/{form}` (emotions, width) for each layer and form (raw, denoised, unit);
   emotions, residual norms and fingerprints in its metadata.
 - `vectors.npz`: the same arrays, with `emotions`, `layers` and `residual_norm`.
-- one llama.cpp control vector per emotion, scaled so that `--control-vector-scaled FILE 0.05` is a steering strength of
-  0.05 here: each direction is the unit vector times the layer's mean residual norm. llama.cpp adds `direction.{L}` to the
-  output of block L and cannot steer block 0, which is therefore left out.
+- one llama.cpp control vector per emotion: each direction is the unit vector times the layer's mean residual norm, so
+  that `--control-vector-scaled FILE:0.05 --control-vector-layer-range L L` steers block L with strength 0.05. Without a
+  range llama.cpp steers every block of the file at once. It adds `direction.{L}` to the output of block L and cannot
+  steer block 0, which is therefore left out.
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from affectome.files import replacing
 from affectome.vectors.store import Vectors, read_all
@@ -35,7 +37,7 @@ def export_vectors(
         "fingerprints": json.dumps({layer: vectors.fingerprint for layer, vectors in layers.items()}),
     }
     with replacing(safetensors) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata)
+        temporary.write_bytes(_in_order(save(arrays, metadata)))
     with replacing(npz) as temporary, open(temporary, "wb") as handle:
         np.savez(
             handle,
@@ -46,7 +48,20 @@ def export_vectors(
         )
     Path(gguf).mkdir(parents=True, exist_ok=True)
     for index, emotion in enumerate(emotions):
-        write_control_vector(Path(gguf) / f"{emotion.replace(' ', '_')}.gguf", layers, index, model_type)
+        write_control_vector(Path(gguf) / f"{file_name(emotion)}.gguf", layers, index, model_type)
+
+
+def file_name(emotion: str) -> str:
+    """`emotion` as a file name without spaces or signs that a shell or llama.cpp would read."""
+    return re.sub(r"[^\w-]+", "_", emotion)
+
+
+def _in_order(safetensors: bytes) -> bytes:
+    """The same file with its header's keys sorted; the library writes metadata in an order that differs by run."""
+    size = int.from_bytes(safetensors[:8], "little")
+    header = json.dumps(json.loads(safetensors[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + safetensors[8 + size :]
 
 
 def write_control_vector(path: Path, layers: dict[int, Vectors], emotion: int, model_type: str) -> None:

@@ -2,8 +2,9 @@
 
 `raw`, `denoised` and `unit` (emotions, width) are the contrast, its part outside the neutral basis, and that part at
 length 1; without denoising `denoised` equals `raw`. `neutral_basis` is (components, width), `counts` (emotions,) the
-texts behind each vector, `reliability` (emotions,) its split-half reliability. The attribute `residual_norm` is the mean
-L2 norm of a token's residual at this layer, the unit of steering strength. All arrays are float32.
+texts behind each vector, `reliability` (emotions,) its split-half reliability, NaN for an emotion with a single text.
+The attribute `residual_norm` is the mean L2 norm of a token's residual at this layer, the unit of steering strength.
+`counts` is int32, every other array float32.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,137 @@
+"""The page of a run that a person reads from top to bottom: one HTML file that needs no script and no network."""
+
+import base64
+import os
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from scipy.stats import t as student_t
+
+from affectome.analyses.tables import read_json
+from affectome.figures.wording import interval, number, p_equation, p_value
+from affectome.files import replacing
+from affectome.workflow import FIGURES
+
+_TEXTS = Path(__file__).resolve().parents[3] / "resources" / "report"
+_DIMENSIONS = ("valence", "arousal", "dominance")
+# What the page calls agreement: by the lower end of the interval of the held-out r, provided that p is small.
+_STRONG, _MODERATE, _SIGNIFICANT = 0.5, 0.2, 0.05
+_REASONS = {
+    "not_listed": "emotion not on the list",
+    "duplicate": "repeats another text",
+    "leak": "holds its emotion word",
+    "too_short": "too short",
+    "too_long": "too long",
+    "too_few_tokens": "too few tokens to average",
+}
+
+
+def write_page(
+    summary: str | Path,
+    screening: str | Path,
+    correlations: str | Path,
+    figures: str | Path,
+    output: str | Path,
+    title: str,
+    norms: dict[str, str],
+) -> None:
+    """Write the page of one run to `output`.
+
+    `summary`, `screening` and `correlations` are the run's files of these names, `figures` the folder with its figures,
+    `norms` the citation of every norm by name; the first norm is the one of the headline.
+    """
+    found = read_json(summary)
+    screened = read_json(screening)
+    related = read_json(correlations)
+    layer = found["layer"]["auto"]
+    here = found["layers"][str(layer)]
+    environment = Environment(
+        loader=FileSystemLoader(_TEXTS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "interval": interval,
+        "p": p_value,
+        "equation": p_equation,
+        "count": "{:,}".format,
+    }
+    text = environment.get_template("summary.html.j2").render(
+        title=title,
+        found=found,
+        layer=layer,
+        here=here,
+        rules=screened["rules"],
+        dropped=[(_REASONS.get(key, key.replace("_", " ")), n) for key, n in found["corpus"]["dropped"].items()],
+        headline=headline(found, next(iter(norms))),
+        strong=_STRONG,
+        moderate=_MODERATE,
+        significant=_SIGNIFICANT,
+        norms=norms,
+        dimensions=_DIMENSIONS,
+        least=related["min_words"],
+        bootstrap=related["bootstrap"],
+        permutations=related["permutations"],
+        figures=[_figure(Path(figures), name) for name in FIGURES],
+        interactive=_beside(Path(figures) / "pc_scatter.html", Path(output)),
+        layers=sorted(found["layers"].items(), key=lambda item: int(item[0])),
+    )
+    with replacing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def headline(found: dict[str, Any], norm: str) -> dict[str, Any]:
+    """What the page says first, from a summary: `norm`, `n`, the |r| that chance reaches, and results by dimension.
+
+    `results` holds valence and arousal where they were computed, each with its `verdict` (strong, moderate, weak, none)
+    and its `range` over the layers (`low, median, high`). `chance` is the |r| that 1 in 20 samples of n unrelated pairs
+    of numbers exceeds, None where there are no results.
+    """
+    layer = str(found["layer"]["auto"])
+    ratings = found["layers"][layer]["norms"][norm]
+    results = {}
+    for dimension in ("valence", "arousal"):
+        result = ratings.get(dimension)
+        if result and result["loo_r"] is not None:
+            over = [layers["norms"][norm].get(dimension) for layers in found["layers"].values()]
+            values = [each["loo_r"] for each in over if each and each["loo_r"] is not None]
+            spread = {"low": min(values), "median": median(values), "high": max(values)}
+            results[dimension] = result | {"verdict": verdict(result), "range": spread}
+    n = ratings["n"]
+    return {"norm": norm, "n": n, "chance": _chance(n) if results else None, "results": results}
+
+
+def _chance(n: int) -> float:
+    t = float(student_t.ppf(0.975, n - 2))
+    return t / (n - 2 + t**2) ** 0.5
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """`strong`, `moderate`, `weak` or `none`: what the held-out r of a dimension's `result` is called on the page."""
+    r, low, p = result["loo_r"], result["loo_ci"][0], result["loo_p"]
+    # Where there is nothing to predict, leaving words out makes r negative: a small p alone is no agreement.
+    if p is None or p >= _SIGNIFICANT or low is None or r <= 0:
+        return "none"
+    if low > _STRONG:
+        return "strong"
+    return "moderate" if low > _MODERATE else "weak"
+
+
+def caption(name: str) -> str:
+    """The caption of figure `name` as one line of plain text; `snakemake --report` reads the same file."""
+    return " ".join((_TEXTS / "captions" / f"{name}.rst").read_text(encoding="utf-8").split())
+
+
+def _figure(folder: Path, name: str) -> dict[str, str]:
+    image = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode("ascii")
+    return {"name": name, "title": FIGURES[name].title, "caption": caption(name), "image": image}
+
+
+def _beside(file: Path, page: Path) -> str | None:
+    """`file` as a link from `page`, or None where there is no such file."""
+    return Path(os.path.relpath(file, page.parent)).as_posix() if file.exists() else None

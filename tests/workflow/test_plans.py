@@ -1,0 +1,64 @@
+"""Every named run plans, with the jobs its setup says, from a plain checkout and without importing torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import copy_project, planned, snakemake
+
+pytestmark = pytest.mark.workflow
+
+# run: (layers, shards, rules that bring its corpus)
+RUNS = {
+    "demo": (30, 1, {"import_corpus"}),
+    "demo-literary": (30, 1, {"import_corpus"}),
+    "gemma4-e2b": (35, 1, {"write_stories", "write_dialogues"}),
+    "gemma4-e4b-medium": (42, 4, {"write_stories", "write_dialogues"}),
+    "gemma4-e4b-full": (42, 32, {"write_stories", "write_dialogues"}),
+    "gemma4-31b": (11, 64, {"write_stories", "write_dialogues"}),
+    "apertus-8b": (32, 1, {"write_stories", "write_dialogues"}),
+    "qwen3-8b": (36, 1, {"write_stories", "write_dialogues"}),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project(tmp_path_factory.mktemp("plans") / "project")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_named_run_plans(project: Path, run: str) -> None:
+    layers, shards, corpus = RUNS[run]
+    plan = planned(project, "--config", f"runs=[{run}]")
+    assert plan["collect_activations"] == shards
+    assert plan["layer_activations"] == plan["emotion_vectors"] == layers
+    assert {rule for rule in plan if rule.startswith(("import", "write"))} == corpus
+    once = set(plan) - {"collect_activations", "layer_activations", "emotion_vectors"}
+    assert {plan[rule] for rule in once} == {1}
+    assert sum(plan.values()) < 500
+
+
+def test_several_runs_share_what_they_have_in_common(project: Path) -> None:
+    plan = planned(project, "--config", "runs=[demo,demo-literary]")
+    assert plan["fetch_model"] == 1
+    assert plan["collect_activations"] == 2
+    assert plan["emotion_vectors"] == 60
+
+
+def test_planning_imports_nothing_heavy(project: Path) -> None:
+    code = (
+        "import sys; from snakemake.cli import main\n"
+        "try: main(['--dry-run', '--quiet', 'all'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'sklearn', 'h5py'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_an_unknown_target_is_refused(project: Path) -> None:
+    done = snakemake(project, "--dry-run", "results/dmeo/summary.json")
+    assert done.returncode != 0
+    assert "MissingRuleException" in done.stdout + done.stderr
