@@ -1,7 +1,8 @@
 # What all rules share: the validated configuration and the digest of the code behind a rule.
 
+from affectome.figures import FIGURES
 from affectome.identity import code_digest
-from affectome.workflow import FIGURES, WorkingDirectory, Workflow, share_sources
+from affectome.workflow import WorkingDirectory, Workflow, share_sources
 
 share_sources()
 WORKFLOW = Workflow(config, ["workflow_config.yaml", *workflow.overwrite_configfiles])

@@ -9,32 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from affectome.config import Config, FileCorpus, WrittenCorpus, load_config, read_words
 from affectome.errors import UserError
-
-
-@dataclass(frozen=True)
-class Figure:
-    """How a figure is filed in Snakemake's report."""
-
-    title: str
-    subcategory: str
-
-
-# Every static figure of a run, by file name.
-FIGURES = {
-    "pc_scatter": Figure("Emotions on PC1 and PC2", "Geometry"),
-    "circumplex": Figure("Against the human circumplex", "Geometry"),
-    "spectrum": Figure("Spectrum of components", "Geometry"),
-    "layer_profile": Figure("Profile over layers", "Layers"),
-    "similarity": Figure("Cosine similarity", "Similarity and clusters"),
-    "dendrogram": Figure("Hierarchy of emotions", "Similarity and clusters"),
-}
-
+from affectome.figures import FIGURES
 
 # Every table and list of numbers of a run.
 ANALYSES = (

@@ -78,6 +78,12 @@ def test_anything_else_is_refused(spec: Any, words: str) -> None:
         resolve_layers(spec, 30)
 
 
+@pytest.mark.parametrize(("fraction", "blocks", "layer"), [(0.29, 100, 29), (0.57, 100, 57), (0.999, 100, 99)])
+def test_a_fraction_names_the_block_it_means_despite_rounding(fraction: float, blocks: int, layer: int) -> None:
+    # As floats 0.29 × 100 is 28.999999999999996.
+    assert resolve_layers(fraction, blocks) == (layer,)
+
+
 def test_one_layer_where_one_is_wanted() -> None:
     assert resolve_layer("auto", 30) == 20
     assert resolve_layer([7, 7], 30) == 7

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 
 from affectome.analyses.geometry import geometry, principal_components
-from affectome.analyses.norm_correlations import MIN_WORDS, correlate, norm_correlations
+from affectome.analyses.norm_correlations import correlate, norm_correlations
 from affectome.analyses.statistics import bootstrap_correlations, interval, multiple_correlation, ridge_leave_one_out
 from affectome.vectors.store import read_vectors
 from tests.planted import centred_orthonormal, norm_file, orthonormal, strict_json, vector_file
@@ -50,7 +50,7 @@ def test_planted_correlations_are_recovered(tmp_path: Path) -> None:
     made = planted(tmp_path, valence=(0.8, 0.1), arousal=(0.1, 0.6, 0.3), dominance=(0.0, 0.0, 0.2))
     written = correlations_of(tmp_path, made)
     assert {name: written[name] for name in ("min_words", "bootstrap", "permutations")} == {
-        "min_words": MIN_WORDS,
+        "min_words": 5,
         "bootstrap": 300,
         "permutations": PERMUTATIONS,
     }
@@ -80,10 +80,12 @@ def test_planted_correlations_are_recovered(tmp_path: Path) -> None:
 
 def test_each_result_is_what_its_function_gives(tmp_path: Path) -> None:
     made = planted(tmp_path, valence=(0.5, 0.3), arousal=(0.0, 0.4))
+    rated = pd.read_csv(tmp_path / "norm.csv").iloc[10:40]
+    rated.to_csv(tmp_path / "norm.csv", index=False)
     found = correlations_of(tmp_path, made)["layers"]["7"]["ours"]
-    axes = pd.read_parquet(tmp_path / "t.parquet").drop(columns=["layer", "emotion"]).to_numpy()
-    rated = pd.read_csv(tmp_path / "norm.csv")
-    predictions = ridge_leave_one_out(read_vectors(made["file"]).denoised, rated[["valence", "arousal"]].to_numpy())
+    axes = pd.read_parquet(tmp_path / "t.parquet").drop(columns=["layer", "emotion"]).to_numpy()[10:40]
+    vectors = read_vectors(made["file"]).denoised[10:40]
+    predictions = ridge_leave_one_out(vectors, rated[["valence", "arousal"]].to_numpy())
     for number, dimension in enumerate(("valence", "arousal")):
         y = rated[dimension].to_numpy()
         for column, row in enumerate(found[dimension]["components"]):
@@ -131,7 +133,7 @@ def test_few_words_say_nothing(tmp_path: Path, rated: int) -> None:
     few = made["norm"] | {"file": str(tmp_path / "few.csv")}
     found = correlations_of(tmp_path, made, few=few)["layers"]["7"]["few"]
     assert found["n"] == rated
-    assert set(found) == ({"n"} if rated < MIN_WORDS else {"n", "valence", "arousal"})
+    assert set(found) == ({"n"} if rated < 5 else {"n", "valence", "arousal"})
 
 
 @pytest.mark.parametrize("constant", [0.1, 3.0])

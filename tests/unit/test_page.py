@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from docutils.core import publish_doctree
 
+from affectome.figures import FIGURES
 from affectome.report.page import caption, headline, verdict, write_page
-from affectome.workflow import FIGURES
 
 TEXTS = Path(__file__).resolve().parents[2] / "resources" / "report"
 NORMS = {"first": "First & Co (1977), scales −1 to 1", "second": "Second (2019), CC BY 4.0"}

@@ -24,12 +24,14 @@ import pytest
 from affectome.activations import resume
 from affectome.activations.pooling import PoolingHooks
 from affectome.activations.resume import PartialRows
+from affectome.activations.store import Texts
 from tests.helpers import collect, collect_spec, tiny_model, write_corpora, write_manifest
 from tests.project import ROOT
 
 # One text to a batch: twelve batches, the longest text first.
 STORIES = [("calm", "Once upon a time there was a river. " * (1 + index % 5) + "x" * index) for index in range(12)]
 SPEC = collect_spec([0, 2], token_budget=1)
+KINDS = ("activations", "token_norm")
 
 # A collecting job that does `act` when it has finished its third batch.
 JOB = """
@@ -74,11 +76,8 @@ def contents(shard: Path) -> dict[str, bytes]:
     with h5py.File(shard) as file:
         for name, value in file.attrs.items():
             found[f"@{name}"] = np.asarray(value).tobytes() if name != "seconds" else b""
-        file.visititems(
-            lambda name, item: (
-                found.update({name: str(item[...].tolist()).encode()}) if hasattr(item, "shape") else None
-            )
-        )
+        for name in [*Texts.__dataclass_fields__, *(f"{kind}/layer_{i}" for kind in KINDS for i in SPEC["layers"])]:
+            found[name] = str(list(file[name])).encode() if file[name].dtype == object else file[name][...].tobytes()
     return found
 
 
@@ -94,7 +93,7 @@ def start(inputs: dict[str, Any], output: Path, act: str = "pass", flush_interva
         "threads": 2,
     }
     command = [sys.executable, "-c", JOB, json.dumps(arguments | {"act": act, "flush_interval": flush_interval})]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -117,7 +116,6 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     ("act", "flush_interval", "code", "left"),
     [
-        ("os._exit(7)", 0.0, 7, 9),
         ("os.kill(os.getpid(), signal.SIGKILL)", 0.0, -signal.SIGKILL, 9),
         # Nothing was flushed yet, so nothing is believed.
         ("os._exit(7)", 1e9, 7, 12),
@@ -147,28 +145,35 @@ def test_a_rerun_computes_only_what_is_missing(
 
 
 def test_other_settings_start_afresh(inputs: dict[str, Any], passes: list[int], tmp_path: Path) -> None:
-    interrupted = KeyboardInterrupt("stop")
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     for code, expected in (("a", 12), ("b", 12), ("b", 0)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "affectome.activations.store.write_shard", lambda *_, **__: (_ for _ in ()).throw(interrupted)
-            )
+            patch.setattr("affectome.activations.store.write_shard", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 collect(**inputs, output=tmp_path / "0.h5", spec=SPEC, code=code)
         assert len(passes) == expected
         passes.clear()
 
 
-def test_a_second_job_waits_for_the_first(
-    inputs: dict[str, Any], uninterrupted: dict[str, bytes], tmp_path: Path
+def test_a_second_process_waits_for_the_first(
+    inputs: dict[str, Any], uninterrupted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first is slow and ends well while the second is waiting for its lock."""
+    """The first stands still amid its batches until the second waits for its lock, and then ends well."""
     output = tmp_path / "0.h5"
-    first = start(
-        inputs, output, "sys.stdout.write('half\\n'); sys.stdout.flush(); sys.stdin.readline(); time.sleep(2)"
-    )
-    assert first.stdout is not None
-    assert first.stdout.readline() == "half\n"
+    paused, go_on = threading.Event(), threading.Event()
+    write = PartialRows.write
+
+    def pausing(self: PartialRows, *batch: Any) -> None:
+        write(self, *batch)
+        paused.set()
+        assert go_on.wait(120)
+
+    monkeypatch.setattr(PartialRows, "write", pausing)
+    first = threading.Thread(target=collect, kwargs={**inputs, "output": output, "spec": SPEC}, daemon=True)
+    first.start()
+    assert paused.wait(120)
     second = start(inputs, output)
     assert second.stderr is not None
     log = ""
@@ -176,8 +181,8 @@ def test_a_second_job_waits_for_the_first(
         log += second.stderr.readline()
         assert second.poll() is None, log
     assert not output.exists()
-    first.communicate(timeout=120)
-    assert first.returncode == 0
+    go_on.set()
+    first.join(120)
     _, log = second.communicate(timeout=120)
     assert second.returncode == 0, log
     assert contents(output) == uninterrupted
@@ -274,13 +279,12 @@ def test_a_kill_while_rows_are_forgotten_leaves_none_that_are_believed(
 
 def test_a_flush_that_is_interrupted_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM may come while the journal is being written; leaving the context then writes it again."""
-    with pytest.raises(SystemExit), rows(tmp_path / "p") as partial:
+    with rows(tmp_path / "p") as partial:
         fill(partial, 1)
         monkeypatch.setattr(resume.os, "fsync", lambda _file: sys.exit(143))
-        try:
+        with pytest.raises(SystemExit):
             partial.flush()
-        finally:
-            monkeypatch.undo()
+        monkeypatch.undo()
     with rows(tmp_path / "p") as partial:
         assert set(partial.done) == {1}
         check(partial)

@@ -17,7 +17,7 @@ from tests.workflow.tiny import RUN, tiny_project
 pytestmark = pytest.mark.workflow
 
 TARGET = f"results/{RUN}/vectors/vectors.safetensors"
-COMMAND = ["--configfile", "overlay.yaml", TARGET]
+COMMAND = [TARGET, "--configfile", "overlay.yaml"]
 
 
 def datasets(project: Path) -> dict[str, bytes]:
@@ -42,7 +42,7 @@ def test_sigkill_and_rerun(tmp_path: Path, whole_group: bool) -> None:
 
     disturbed = tiny_project(tmp_path / "disturbed", shards=2)
     moments = random.Random(2604)
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *COMMAND],
             cwd=disturbed,

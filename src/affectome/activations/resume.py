@@ -49,8 +49,10 @@ class PartialRows:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.flush()
-        self._lock.close()
+        try:
+            self.flush()
+        finally:
+            self._lock.close()
 
     def write(self, batch: int, texts: list[int], pooled: np.ndarray, norms: np.ndarray, seconds: float) -> None:
         """Keep the rows of finished batch number `batch`; `seconds` is what it took."""
@@ -78,6 +80,7 @@ class PartialRows:
 
     def remove(self) -> None:
         """Forget everything: the declared output now holds it."""
+        self._pending = {}
         self._forget()
         # From here on another job may lock a new file of this name and work in the folder, which then stays.
         (self._folder / "lock").unlink(missing_ok=True)

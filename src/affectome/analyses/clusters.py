@@ -40,8 +40,7 @@ def cluster(unit: np.ndarray, k: int, k_max: int, seed: int) -> dict[str, Any]:
     }
     scores = {n: float(silhouette_score(unit, labels[n], metric="cosine")) for n in sorted(labels) if 2 <= n <= k_max}
     best = max(scores, key=lambda n: scores[n]) if scores else k
-    # Rounding can put the distance of two equal vectors a hair below 0, which linkage refuses.
-    tree = linkage(np.clip(pdist(unit, "cosine"), 0, None), "average")
+    tree = linkage(pdist(unit, "cosine"), "average")
     return {
         "silhouette": scores,
         "k_best": best,

@@ -1,1 +1,22 @@
 """One function per figure: tables in, figure out. `draw` reads the tables of a run and writes all of them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Filed:
+    """Where a figure stands in Snakemake's report and on the page of a run."""
+
+    title: str
+    subcategory: str
+
+
+# Every figure of a run by file name, in the order in which they are shown.
+FIGURES = {
+    "pc_scatter": Filed("Emotions on PC1 and PC2", "Geometry"),
+    "circumplex": Filed("Against the human circumplex", "Geometry"),
+    "spectrum": Filed("Spectrum of components", "Geometry"),
+    "layer_profile": Filed("Profile over layers", "Layers"),
+    "similarity": Filed("Cosine similarity", "Similarity and clusters"),
+    "dendrogram": Filed("Hierarchy of emotions", "Similarity and clusters"),
+}

@@ -32,7 +32,7 @@ def draw_figures(
     labels: int,
     dpi: int,
 ) -> None:
-    """Write every figure of `affectome.workflow.FIGURES` as SVG and PNG, and `pc_scatter.html`, into `folder`.
+    """Write every figure of `affectome.figures.FIGURES` as SVG and PNG, and `pc_scatter.html`, into `folder`.
 
     The first seven are the run's files `geometry.parquet`, `geometry.json`, `norm_correlations.json`,
     `layer_profile.parquet`, `similarity.parquet`, `clusters.json` and `clusters.parquet`. `layer` is the headline

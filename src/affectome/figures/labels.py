@@ -13,6 +13,8 @@ _GAPS = (1.0, 5.0, 11.0, 19.0, 29.0, 41.0, 55.0)
 _DIRECTIONS = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
 # What is bad about a place, as points of gap that one would rather accept.
 _ON_MARK, _ON_STROKE, _ON_LEADER, _LATER_DIRECTION = 30.0, 3.0, 25.0, 0.3
+# Points between two words, across and down; words set closer read as one.
+_SPACE = np.array([3.0, 0.0])
 # The first round places words one by one, the others move each to where the rest leaves it the best place.
 _ROUNDS = 4
 # From this gap on, a thin line leads from the mark to its word.
@@ -115,7 +117,7 @@ def _best_place(
 
 
 def _covers_any(boxes: np.ndarray, box: np.ndarray) -> bool:
-    return bool(((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2])).all(axis=1).any())
+    return bool(((boxes[:, :2] < box[2:] + _SPACE) & (boxes[:, 2:] > box[:2] - _SPACE)).all(axis=1).any())
 
 
 def _inside(points: np.ndarray, box: np.ndarray, radius: float) -> int:

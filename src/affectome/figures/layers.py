@@ -136,7 +136,9 @@ def _strip(figure: Figure, explained: dict[int, list[float]], layer: int) -> Non
     table = 100 * np.array([explained[each][:count] for each in layers]).T
     ax = figure.add_axes((0.075, 0.085, 0.845, 0.235))
     edges = np.arange(len(layers) + 1) - 0.5
-    mesh = ax.pcolormesh(edges, np.arange(count + 1) + 0.5, table, cmap=SHARES, vmin=0)
+    mesh = ax.pcolormesh(
+        edges, np.arange(count + 1) + 0.5, table, cmap=SHARES, vmin=0, rasterized=True, antialiased=False
+    )
     ax.set(title="The leading components at every layer", xlabel="layer", ylim=(count + 0.5, 0.5))
     # Collected layers need not be evenly spaced, so columns are numbered by name.
     every = -(-len(layers) // 15)

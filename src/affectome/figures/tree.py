@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -81,15 +82,14 @@ def similarity(pairs: pd.DataFrame, tree: Tree, layer: int) -> Figure:
     beneath = "Ordered by average linkage; numbered bars are the groups of its cut.\nThe diagonal is left blank."
     figure = canvas(width, height, f"Cosine similarity of {count} emotion vectors, layer {layer}", beneath)
     ax = figure.add_axes((margin / width, other / height, side / width, side / height))
-    mesh = ax.pcolormesh(cosines, cmap=COSINES, vmin=-limit, vmax=limit, rasterized=True, antialiased=False)
-    ax.invert_yaxis()
-    ax.spines[:].set_visible(False)
+    plain = {"cbar": False, "xticklabels": False, "yticklabels": False, "rasterized": True}
+    sns.heatmap(cosines, ax=ax, cmap=COSINES, vmin=-limit, vmax=limit, **plain)
     _name_cells(ax, words, size, many)
     _group_bars(ax, groups, pitch)
 
     corner = (0.35, height - 1.1) if narrow else (width - 3.35, height - 0.42)
     cax = figure.add_axes((corner[0] / width, corner[1] / height, 3 / width, 0.14 / height))
-    bar = figure.colorbar(mesh, cax=cax, orientation="horizontal", extend="both")
+    bar = figure.colorbar(ax.collections[0], cax=cax, orientation="horizontal", extend="both")
     bar.set_label("cosine similarity (0: unrelated)", fontsize=8.5, labelpad=2)
     bar.outline.set_visible(False)
     return figure

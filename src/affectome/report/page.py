@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import t as student_t
 
 from affectome.analyses.tables import read_json
+from affectome.figures import FIGURES
 from affectome.figures.wording import interval, number, p_equation, p_value
 from affectome.files import replacing
-from affectome.workflow import FIGURES
 
 _TEXTS = Path(__file__).resolve().parents[3] / "resources" / "report"
 _DIMENSIONS = ("valence", "arousal", "dominance")
