@@ -9,9 +9,9 @@ rule collect_activations:
     output:
         "results/activations/{model}/{corpus}/{reading}/shards/{shard}.h5",
     log:
-        "results/logs/collect_activations/{model}_{corpus}_{reading}_{shard}.log",
+        "results/logs/collect_activations/{model}/{corpus}/{reading}/{shard}.log",
     benchmark:
-        "results/benchmarks/collect_activations/{model}_{corpus}_{reading}_{shard}.tsv"
+        "results/benchmarks/collect_activations/{model}/{corpus}/{reading}/{shard}.tsv"
     conda:
         "../envs/gpu.yaml"
     # As many as the machine has, up to this; a GPU job needs them for tokenising only.
@@ -31,9 +31,9 @@ rule layer_activations:
     output:
         "results/activations/{model}/{corpus}/{reading}/layer_{layer}.h5",
     log:
-        "results/logs/layer_activations/{model}_{corpus}_{reading}_{layer}.log",
+        "results/logs/layer_activations/{model}/{corpus}/{reading}/{layer}.log",
     benchmark:
-        "results/benchmarks/layer_activations/{model}_{corpus}_{reading}_{layer}.tsv"
+        "results/benchmarks/layer_activations/{model}/{corpus}/{reading}/{layer}.tsv"
     conda:
         "../envs/cpu.yaml"
     params:

@@ -7,9 +7,9 @@ rule emotion_vectors:
     output:
         "results/{run}/vectors/layer_{layer}.h5",
     log:
-        "results/logs/emotion_vectors/{run}_{layer}.log",
+        "results/logs/emotion_vectors/{run}/{layer}.log",
     benchmark:
-        "results/benchmarks/emotion_vectors/{run}_{layer}.tsv"
+        "results/benchmarks/emotion_vectors/{run}/{layer}.tsv"
     conda:
         "../envs/cpu.yaml"
     params:

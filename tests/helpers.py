@@ -28,6 +28,9 @@ from affectome.corpus.tables import as_corpus, empty_corpus, write_corpus
 from affectome.hdf5 import ACTIVATIONS, reading
 from affectome.identity import file_sha256
 
+# Threads of a model this small wait for each other most of the time.
+torch.set_num_threads(1)
+
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 FIRST_BYTE = 3
 VOCABULARY = FIRST_BYTE + 256
@@ -249,7 +252,7 @@ def collect(
     model: Path, stories: Path, neutral: Path, output: Path, spec: dict[str, Any], shard: int = 0, code: str = "code"
 ) -> Path:
     """Run a collecting job as the workflow does; returns the shard."""
-    collect_shard(stories, neutral, write_manifest(model), output, shard, spec, code, threads=2)
+    collect_shard(stories, neutral, write_manifest(model), output, shard, spec, code, threads=1)
     return output
 
 

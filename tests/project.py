@@ -32,10 +32,10 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def snakemake(project: Path, *arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in `project` to the end."""
     command = [sys.executable, "-m", "snakemake", *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, timeout=timeout)
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
 def planned(project: Path, *arguments: str) -> dict[str, int]:

@@ -35,10 +35,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA_FILE = ROOT / "resources" / "workflow_config.schema.json"
 EMOTION_SETS = ROOT / "resources" / "emotions"
 
+# Two vectors that differ from their mean lie on a line.
+_MIN_EMOTIONS = 3
+
 # Names become folders beside these, which the workflow makes itself.
 _RESERVED_RUN_NAMES = {"corpora", "activations", "logs", "benchmarks"}
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="Lower case, digits, dots and hyphens.")]
+# Names become folder names too.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Letters, digits, dots, hyphens, underscores.")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -558,6 +562,8 @@ def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
         entries = read_words(words)
         if not entries:
             return [f"{key}.{field}: {words!r} holds no entries; write one per line"]
+        if field == "emotions" and len(entries) < _MIN_EMOTIONS:
+            return [f"{key}.{field}: {len(entries)} listed; a plane needs at least {_MIN_EMOTIONS} emotions"]
         twice = sorted({entry for entry in entries if entries.count(entry) > 1})
         if twice:
             mistakes.append(f"{key}.{field}: {', '.join(twice)} listed more than once; remove the repetition")

@@ -73,8 +73,13 @@ def _resolve_name(spec: str, blocks: int) -> tuple[int, ...]:
         "mid": tuple(range(thirds[1], thirds[2])),
         "late": tuple(range(thirds[2], thirds[3])),
     }
-    if spec in named:
-        return named[spec]
+    layers = named[spec] if spec in named else _resolve_slice(spec, blocks)
+    if not layers:
+        raise ValueError(f"{spec!r} names no block of the {blocks} there are")
+    return layers
+
+
+def _resolve_slice(spec: str, blocks: int) -> tuple[int, ...]:
     match = _SLICE.fullmatch(spec)
     if not match:
         raise ValueError(f"{spec!r} names no layer; {_ALLOWED}")
@@ -85,7 +90,4 @@ def _resolve_name(spec: str, blocks: int) -> tuple[int, ...]:
         raise ValueError(
             f"{spec!r} reaches past the last block; the model has {blocks} blocks, so stop is at most {blocks}"
         )
-    layers = tuple(range(blocks)[slice(start, stop, step)])
-    if not layers:
-        raise ValueError(f"{spec!r} names no block of the {blocks} there are")
-    return layers
+    return tuple(range(blocks)[slice(start, stop, step)])

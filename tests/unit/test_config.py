@@ -92,14 +92,14 @@ def test_several_mistakes_give_a_line_each(shipped: dict) -> None:
 
 
 def test_emotions_of_a_written_corpus_are_checked_against_the_known_words(shipped: dict) -> None:
-    shipped["corpora"]["gemini-ekman"]["emotions"] = ["happy", "surprized"]
+    shipped["corpora"]["gemini-ekman"]["emotions"] = ["happy", "sad", "surprized"]
     with pytest.raises(UserError, match="'surprized' is known; did you mean 'surprised'"):
         load_config({**shipped, "runs": ["qwen3-8b"]})
 
 
 def test_emotions_listed_in_the_users_own_file_are_taken_as_they_are(shipped: dict, tmp_path: Path) -> None:
     words = tmp_path / "mine.txt"
-    words.write_text("saudade\nfernweh\n", encoding="utf-8")
+    words.write_text("saudade\nfernweh\nhygge\n", encoding="utf-8")
     shipped["corpora"]["gemini-ekman"]["emotions"] = str(words)
     load_config({**shipped, "runs": ["qwen3-8b"]})
 

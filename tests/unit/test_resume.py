@@ -90,7 +90,7 @@ def start(inputs: dict[str, Any], output: Path, act: str = "pass", flush_interva
         "shard": 0,
         "spec": SPEC,
         "code": "code",
-        "threads": 2,
+        "threads": 1,
     }
     command = [sys.executable, "-c", JOB, json.dumps(arguments | {"act": act, "flush_interval": flush_interval})]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)

@@ -1,5 +1,6 @@
 """Planted synonyms, opposites and groups are found, and what clusters.json holds is SciPy's and scikit-learn's."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.metrics.pairwise import cosine_similarity
+from threadpoolctl import threadpool_limits
 
 from affectome.analyses.clusters import cluster, clusters, in_order_of_appearance
 from affectome.analyses.similarity import extreme_pairs, similarity
@@ -18,6 +20,13 @@ from affectome.vectors.contrasts import unit
 from tests.planted import orthonormal, strict_json, vector_file
 
 WIDTH = 30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices of this size gain nothing from threads, and on a busy machine lose minutes waiting for them."""
+    with threadpool_limits(1):
+        yield
 
 
 def groups(sizes: list[int], noise: float = 0.05, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

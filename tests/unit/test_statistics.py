@@ -5,6 +5,8 @@ of 45 words (the percentile bootstrap is known to fall a little short of its lev
 simulations with fixed seeds.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GridSearchCV, LeaveOneOut
+from threadpoolctl import threadpool_limits
 
 from affectome.analyses.statistics import (
     PENALTIES,
@@ -24,6 +27,13 @@ from affectome.analyses.statistics import (
     permuted,
     ridge_leave_one_out,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices of this size gain nothing from threads, and on a busy machine lose minutes waiting for them."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

@@ -30,12 +30,12 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
         "'corpus'",
     ),
     "misspelt emotion": (
-        {"corpora": {"starter": {"emotions": ["afriad", "happy"]}}},
+        {"corpora": {"starter": {"emotions": ["afriad", "happy", "sad"]}}},
         "corpora.starter.emotions",
         "'afraid'",
     ),
     "emotion twice": (
-        {"corpora": {"starter": {"emotions": ["sad", "sad"]}}},
+        {"corpora": {"starter": {"emotions": ["sad", "sad", "happy"]}}},
         "corpora.starter.emotions",
         "more than once",
     ),
@@ -45,6 +45,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
         "nope.txt",
     ),
     "no emotions": ({"corpora": {"starter": {"emotions": []}}}, "corpora.starter.emotions", "at least 1"),
+    "too few emotions": (
+        {"corpora": {"starter": {"emotions": ["sad", "happy"]}}},
+        "corpora.starter.emotions",
+        "at least 3",
+    ),
     "layer out of range": ({"run_definitions": {"demo": {"layer": 30}}}, f"{DEMO}.layer", "0 to 29"),
     "layers past the end": (
         {"models": {"smollm2-135m": {"layers": "8:32:3"}}},
