@@ -42,7 +42,7 @@ _MIN_EMOTIONS = 3
 _RESERVED_RUN_NAMES = {"corpora", "activations", "logs", "benchmarks"}
 
 # Names become folder names too.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Letters, digits, dots, hyphens, underscores.")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Letters, digits, and . - _")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
