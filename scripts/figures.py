@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from affectome.figures.draw import draw_figures
-
 from affectome.jobs import job
 
 with job(snakemake):

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from affectome.report.page import write_page
-
 from affectome.jobs import job
+from affectome.report.page import write_page
 
 with job(snakemake):
     folder = Path(snakemake.input.figures[0]).parent

@@ -143,3 +143,33 @@ def test_an_encoder_is_told_from_a_decoder_however_weak_its_attention(scale: flo
         else:
             with pytest.raises(UserError, match="no causal"):
                 check_causal(loaded, decoder_blocks(loaded))
+
+
+ROPES = {
+    "longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+        },
+        "original_max_position_embeddings": 60,
+        "max_position_embeddings": 2048,
+    },
+    "dynamic": {
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+        "max_position_embeddings": 60,
+    },
+}
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("phi3", "longrope"), ("llama", "dynamic")])
+def test_positions_that_are_rescaled_by_the_batch_are_refused(architecture: str, kind: str, tmp_path: Path) -> None:
+    """A text longer than the first training would change the numbers of the short texts beside it."""
+    model = tiny_model(tmp_path / "model", architecture, blocks=2, **ROPES[kind])
+    corpora = write_corpora(tmp_path, STORIES)
+    with pytest.raises(UserError, match="text of 90 tokens is longer than 60, up to which"):
+        collect(model, *corpora, tmp_path / "0.h5", collect_spec([0, 1]))
+    shard = collect(model, *corpora, tmp_path / "0.h5", collect_spec([0, 1], max_tokens=59, token_budget=10_000))
+    wanted, _ = plain_loop(model, [text[:59] for _, text in STORIES])
+    assert difference(read_shard(shard)[1], wanted) < 1e-4

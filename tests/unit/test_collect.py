@@ -162,17 +162,17 @@ def test_a_padding_id_that_is_no_token_or_a_real_one(pad_id: int, tmp_path: Path
 
 
 def test_short_texts_are_dropped_counted_and_listed(model: Path, tmp_path: Path) -> None:
-    """Of 68, 9, 89, 44, 13, 25 and 30 tokens: from token 10 on, at least 16 of them."""
-    spec = collect_spec(range(3), pooling={"from": 10}, min_tokens=16)
+    """Of 68, 9, 89, 44, 13, 25 and 30 tokens: from token 10 on, at least 15 of them."""
+    spec = collect_spec(range(3), pooling={"from": 10}, min_tokens=15)
     texts, pooled, _ = read_shard(collect(model, *write_corpora(tmp_path, STORIES, NEUTRAL), tmp_path / "0.h5", spec))
     lengths = [len(text) for text in TEXTS]
-    kept = [index for index, length in enumerate(lengths) if length - 10 >= 16]
-    assert kept == [0, 2, 3, 6]
+    kept = [index for index, length in enumerate(lengths) if length - 10 >= 15]
+    assert kept == [0, 2, 3, 5, 6]
     assert texts.n_pooled.tolist() == [lengths[index] - 10 for index in kept]
     assert difference(pooled, plain_loop(model, [TEXTS[index] for index in kept], first=10)[0]) < 1e-5
     ids = collecting.corpus_texts(*write_corpora(tmp_path, STORIES, NEUTRAL))["id"]
-    assert texts.dropped.tolist() == [ids[1], ids[4], ids[5]]
-    assert texts.dropped_tokens.tolist() == [1 + 9, 1 + 13, 1 + 25]
+    assert texts.dropped.tolist() == [ids[1], ids[4]]
+    assert texts.dropped_tokens.tolist() == [1 + 9, 1 + 13]
     assert texts.id.tolist() == [ids[index] for index in kept]
 
 
@@ -253,6 +253,25 @@ def test_auto_is_bfloat16_only_where_native(
     monkeypatch.setattr(load, "native_bfloat16", lambda _device: native)
     assert resolve_dtype("auto", torch.device("cpu")) == dtype
     assert load_model(model, "auto")[0].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("capability", "avx512_bf16", "amx", "native"),
+    [
+        ("AVX512", True, False, True),
+        ("AVX512", False, True, True),
+        ("AVX512", False, False, False),
+        ("AVX2", True, True, False),
+        ("DEFAULT", False, False, False),
+    ],
+)
+def test_what_a_cpu_needs_for_native_bfloat16(
+    capability: str, avx512_bf16: bool, amx: bool, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert load.native_bfloat16(torch.device("cpu")) == native
 
 
 @pytest.mark.parametrize(("quantization", "near"), [("8bit", 0.03), ("4bit", 0.4)])

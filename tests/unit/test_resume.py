@@ -216,6 +216,8 @@ def test_finished_rows_are_there_again(tmp_path: Path) -> None:
         assert partial.done == {2: 0.5, 0: 0.5}
         check(partial)
         fill(partial, 1)
+        partial.flush()
+        assert sorted(partial.done) == [0, 1, 2]
     with rows(tmp_path / "p") as partial:
         assert sorted(partial.done) == [0, 1, 2]
         partial.remove()
@@ -329,6 +331,44 @@ def test_jobs_never_work_at_once_nor_trip_over_each_other(leave: Callable[[Parti
         thread.join(timeout=60)
     assert mistakes == []
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_folder_that_vanishes_while_it_is_locked_is_made_again(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once found to exist and gone when looked at, and once gone before the lock in it could be opened."""
+    mkdir, left = Path.mkdir, [None]
+
+    def vanishing(self: Path, *arguments: Any, **options: Any) -> None:
+        if left and before:
+            left.pop()
+            raise FileExistsError
+        mkdir(self, *arguments, **options)
+        if left:
+            left.pop()
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", vanishing)
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 0)
+    assert not left
+    assert (tmp_path / "p/journal.jsonl").exists()
+
+
+def test_a_job_that_comes_while_rows_are_removed_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has locked a new file by the time the folder of the old one is to go."""
+    unlink = Path.unlink
+
+    def followed(self: Path, **options: Any) -> None:
+        unlink(self, **options)
+        if self.name == "lock":
+            self.touch()
+
+    with rows(tmp_path / "p") as partial:
+        monkeypatch.setattr(Path, "unlink", followed)
+        partial.remove()
+    assert [file.name for file in (tmp_path / "p").iterdir()] == ["lock"]
 
 
 def test_a_file_system_without_locks_is_warned_of(

@@ -22,7 +22,7 @@ from affectome.activations.tokens import TokenText, pad_right, plan_batches, poo
 from affectome.corpus.tables import read_corpus
 from affectome.errors import UserError
 from affectome.identity import fingerprint
-from affectome.models.anatomy import check_causal, decoder_blocks, text_config
+from affectome.models.anatomy import check_causal, check_length, decoder_blocks, text_config
 from affectome.models.fetch import read_manifest
 from affectome.models.load import load_model
 from affectome.progress import progress
@@ -117,6 +117,7 @@ def forward(
     check_causal(model, blocks)
     layers = spec["layers"]
     lengths = [len(text.ids) for text in tokens]
+    check_length(model.config, max(lengths, default=0))
     batches = plan_batches(lengths, spec["token_budget"])
     finished = sum(lengths[i] for batch in partial.done for i in batches[batch])
     if partial.done:

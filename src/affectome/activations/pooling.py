@@ -66,7 +66,7 @@ def pooling_hooks(blocks: nn.ModuleList, layers: Iterable[int]) -> Iterator[Pool
 
     def read(layer: int):
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            hidden = residual(output)
+            hidden = residual(output).float()
             state.pooled[layer] = pool(hidden, state.pooled_mask.to(hidden.device))
             state.norms[layer] = mean_norm(hidden, state.text_mask.to(hidden.device))
             if layer == layers[-1]:

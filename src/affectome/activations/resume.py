@@ -112,11 +112,12 @@ class PartialRows:
     def _wait_for_lock(self) -> TextIO:
         path = self._folder / "lock"
         while True:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # The job waited for may finish at any moment and remove the folder, before the file is opened or after.
+            # The job waited for may finish at any moment and remove the folder: while it is made here (`mkdir` then
+            # fails on what it found to exist), before the file in it is opened, or after.
             try:
+                self._folder.mkdir(parents=True, exist_ok=True)
                 lock = open(path, "w", encoding="utf-8")  # noqa: SIM115 - held for the life of the object
-            except FileNotFoundError:
+            except (FileExistsError, FileNotFoundError):
                 continue
             _lock(lock)
             with suppress(FileNotFoundError):

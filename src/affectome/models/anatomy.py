@@ -99,6 +99,26 @@ def check_causal(model: nn.Module, blocks: nn.ModuleList) -> None:
         )
 
 
+def check_length(config: Any, longest: int) -> None:
+    """Raise UserError where a text of `longest` tokens would change how the model reads the texts batched with it.
+
+    Rotary positions of the kinds `dynamic` and `longrope` are rescaled for a whole batch once its longest text is
+    longer than those of the model's first training.
+    """
+    config = text_config(config)
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *(part for part in ropes.values() if isinstance(part, dict))):
+        kind = rope.get("rope_type")
+        if kind not in ("dynamic", "longrope"):
+            continue
+        limit = rope["original_max_position_embeddings"] if kind == "longrope" else config.max_position_embeddings
+        if longest > limit:
+            raise UserError(
+                f"a text of {longest} tokens is longer than {limit}, up to which {config.model_type} reads a text in "
+                f"a batch as it reads it alone; lower the reading's max_tokens"
+            )
+
+
 def _change(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(after - before, dim=-1) / torch.linalg.vector_norm(before, dim=-1)
 
