@@ -131,6 +131,12 @@ def test_the_headline_says_the_numbers(make):
     assert "nothing was steered here" in said
 
 
+def test_a_negative_r_is_explained_where_there_is_one(make):
+    explained = "A negative r is no agreement the other way round"
+    assert explained not in Page(make()).said
+    assert explained in Page(make({**SUMMARY, "layers": {**SUMMARY["layers"], "20": layer(-0.4)}})).said
+
+
 def test_tables_hold_the_summary(make):
     rows = Page(make()).rows
     whole, plane, best = ["0.85", "0.76 to 0.91", "0.001"], ["0.65", "0.002"], ["−0.46", "−0.60 to −0.20", "0.012"]
