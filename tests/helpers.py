@@ -28,6 +28,17 @@ from affectome.corpus.tables import as_corpus, empty_corpus, write_corpus
 from affectome.hdf5 import ACTIVATIONS, reading
 from affectome.identity import file_sha256
 
+# Of many lengths, most of them longer than the attention window of 8 that some of the models have.
+STORIES = [
+    ("calm", "The lake lay still in the morning and nobody spoke for a long while."),
+    ("sad", "She left."),
+    ("afraid", "Something moved under the stairs, and then it moved again, closer, and the lamp went out."),
+    ("sad", "Rain all week; he kept the letters in a box."),
+    ("calm", "A cup of tea."),
+]
+NEUTRAL = ["The train leaves at nine.", "Boil two eggs for six minutes."]
+TEXTS = [text for _, text in STORIES] + NEUTRAL
+
 # Threads of a model this small wait for each other most of the time.
 torch.set_num_threads(1)
 

@@ -29,6 +29,7 @@ from pydantic_core import PydanticCustomError
 
 from affectome.corpus import tables
 from affectome.errors import UserError
+from affectome.files import read_lines
 from affectome.layers import resolve_layer, resolve_layers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -415,7 +416,7 @@ def load_config(data: dict[str, Any], files: list[str | Path] = ()) -> Config:
 def read_words(words: str | list[str]) -> list[str]:
     """The entries of a word list: the list itself, or the non-empty lines of the file it names."""
     if isinstance(words, str):
-        return [line.strip() for line in Path(words).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return read_lines(words)
     return list(words)
 
 

@@ -1,9 +1,15 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, in the forms that pass between jobs: JSON, Parquet and lists of words."""
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -22,3 +28,35 @@ def replacing(path: str | Path) -> Iterator[Path]:
             left.unlink(missing_ok=True)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as JSON; numbers that are not finite become null, which every reader understands."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read what `write_json` wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_table(path: str | Path, rows: "pd.DataFrame") -> None:
+    """Write `rows` as Parquet."""
+    with replacing(path) as temporary:
+        rows.to_parquet(temporary, index=False)
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file without the space around them, empty ones left out."""
+    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if hasattr(content, "tolist"):
+        return _finite(content.tolist())
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -110,8 +110,7 @@ class Workflow:
 
     def layer_file(self, wildcards: Any) -> str:
         """The activations behind one vector file."""
-        run = self.config.run_definitions[wildcards.run]
-        return f"results/activations/{run.model}/{run.corpus}/{run.reading}/layer_{wildcards.layer}.h5"
+        return self._layer_file(wildcards.run, wildcards.layer)
 
     def vector_files(self, wildcards: Any) -> list[str]:
         """All vector files of a run, by layer."""
@@ -127,9 +126,11 @@ class Workflow:
 
     def headline_layer_file(self, wildcards: Any) -> str:
         """The activations of a run's headline layer."""
-        run = self.config.run_definitions[wildcards.run]
-        layer = self.config.run_layer(wildcards.run)
-        return f"results/activations/{run.model}/{run.corpus}/{run.reading}/layer_{layer}.h5"
+        return self._layer_file(wildcards.run, self.config.run_layer(wildcards.run))
+
+    def _layer_file(self, run: str, layer: int | str) -> str:
+        read = self.config.run_definitions[run]
+        return f"results/activations/{read.model}/{read.corpus}/{read.reading}/layer_{layer}.h5"
 
     def norm_files(self, wildcards: Any) -> list[str]:
         """Files of a run's norms, in the order of its list."""
@@ -207,8 +208,11 @@ class Workflow:
 
     def geometry_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `geometry`."""
+        return {**self._first_norm(wildcards), "components": self.config.run_definitions[wildcards.run].components}
+
+    def _first_norm(self, wildcards: Any) -> dict[str, Any]:
         name, norm = next(iter(self.norms(wildcards).items()))
-        return {"norm": norm, "norm_name": name, "components": self.config.run_definitions[wildcards.run].components}
+        return {"norm": norm, "norm_name": name}
 
     def correlation_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `norm_correlations`."""
@@ -227,9 +231,8 @@ class Workflow:
     def figure_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `figures`."""
         run = self.config.run_definitions[wildcards.run]
-        name, norm = next(iter(self.norms(wildcards).items()))
         layer = self.config.run_layer(wildcards.run)
-        return {"layer": layer, "norm": norm, "norm_name": name, **run.figures.model_dump()}
+        return {"layer": layer, **self._first_norm(wildcards), **run.figures.model_dump()}
 
     def summary_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `summary`."""

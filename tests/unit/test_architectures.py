@@ -15,7 +15,10 @@ from affectome.models.load import load_model
 from tests.helpers import (
     BOS,
     EOS,
+    NEUTRAL,
     PAD,
+    STORIES,
+    TEXTS,
     collect,
     collect_spec,
     difference,
@@ -54,17 +57,6 @@ PLACES = {
     "olmo2": "model.layers",
     "modernbert-decoder": "model.layers",
 }
-
-# Of many lengths, most of them longer than the attention window of 8 that some of the models have.
-STORIES = [
-    ("calm", "The lake lay still in the morning and nobody spoke for a long while."),
-    ("sad", "She left."),
-    ("afraid", "Something moved under the stairs, and then it moved again, closer, and the lamp went out."),
-    ("sad", "Rain all week; he kept the letters in a box."),
-    ("calm", "A cup of tea."),
-]
-NEUTRAL = ["The train leaves at nine.", "Boil two eggs for six minutes."]
-TEXTS = [text for _, text in STORIES] + NEUTRAL
 
 
 @pytest.mark.parametrize("architecture", PLACES)

@@ -22,6 +22,9 @@ from affectome.models.load import load_model, resolve_dtype
 from tests.helpers import (
     EOS,
     FIRST_BYTE,
+    NEUTRAL,
+    STORIES,
+    TEXTS,
     collect,
     collect_spec,
     difference,
@@ -31,16 +34,6 @@ from tests.helpers import (
     tiny_tokenizer,
     write_corpora,
 )
-
-STORIES = [
-    ("calm", "The lake lay still in the morning and nobody spoke for a long while."),
-    ("sad", "She left."),
-    ("afraid", "Something moved under the stairs, and then it moved again, closer, and the lamp went out."),
-    ("sad", "Rain all week; he kept the letters in a box."),
-    ("calm", "A cup of tea."),
-]
-NEUTRAL = ["The train leaves at nine.", "Boil two eggs for six minutes."]
-TEXTS = [text for _, text in STORIES] + NEUTRAL
 
 
 @pytest.fixture(scope="module")

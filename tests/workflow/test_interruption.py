@@ -33,6 +33,13 @@ def datasets(project: Path) -> dict[str, bytes]:
     return found
 
 
+def start(project: Path) -> subprocess.Popen:
+    """Snakemake at work in `project`, leading a process group of its own."""
+    command = [sys.executable, "-m", "snakemake", *COMMAND]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=project, start_new_session=True, **quiet)
+
+
 @pytest.mark.parametrize("whole_group", [True, False], ids=["with its jobs", "alone, its jobs living on"])
 def test_sigkill_and_rerun(tmp_path: Path, whole_group: bool) -> None:
     undisturbed = tiny_project(tmp_path / "undisturbed", shards=2)
@@ -43,13 +50,7 @@ def test_sigkill_and_rerun(tmp_path: Path, whole_group: bool) -> None:
     disturbed = tiny_project(tmp_path / "disturbed", shards=2)
     moments = random.Random(2604)
     for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *COMMAND],
-            cwd=disturbed,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = start(disturbed)
         time.sleep(moments.uniform(1.0, 9.0))
         if whole_group:
             os.killpg(process.pid, signal.SIGKILL)
@@ -64,13 +65,7 @@ def test_sigkill_and_rerun(tmp_path: Path, whole_group: bool) -> None:
 
 def test_a_second_snakemake_in_the_same_folder_is_told_to_wait(tmp_path: Path) -> None:
     project = tiny_project(tmp_path / "project")
-    first = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *COMMAND],
-        cwd=project,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    first = start(project)
     lock = project / ".snakemake/affectome.lock"
     while not (lock.exists() and lock.read_text().strip()):
         assert first.poll() is None

@@ -21,9 +21,9 @@ from affectome.activations.resume import PartialRows
 from affectome.activations.tokens import TokenText, pad_right, plan_batches, pooled_span, span_mask, tokenize
 from affectome.corpus.tables import read_corpus
 from affectome.errors import UserError
+from affectome.files import read_json
 from affectome.identity import fingerprint
 from affectome.models.anatomy import check_causal, check_length, decoder_blocks, text_config
-from affectome.models.fetch import read_manifest
 from affectome.models.load import load_model
 from affectome.progress import progress
 
@@ -49,7 +49,7 @@ def collect_shard(
     output = Path(output)
     torch.set_num_threads(threads)
     texts = shard_of(corpus_texts(stories, neutral), shard, spec["shards"])
-    weights = read_manifest(manifest)
+    weights = read_json(manifest)
     model, tokenizer = load_model(Path(manifest).parent, spec["dtype"], spec["quantization"], spec["trust_remote_code"])
     tokens = tokenize(tokenizer, texts["text"].tolist(), spec["max_tokens"]) if len(texts) else []
     spans = [pooled_span(text, spec["pooling"]) for text in tokens]

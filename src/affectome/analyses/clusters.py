@@ -15,7 +15,7 @@ from scipy.spatial.distance import pdist
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
-from affectome.analyses.tables import write_json, write_table
+from affectome.files import write_json, write_table
 from affectome.randomness import generator
 from affectome.vectors.store import read_all
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from affectome.analyses.norms import read_norm, shared
 from affectome.analyses.statistics import correlations
-from affectome.analyses.tables import write_json, write_table
+from affectome.files import write_json, write_table
 from affectome.vectors.store import read_all
 
 

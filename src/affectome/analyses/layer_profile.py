@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from affectome.analyses.tables import read_json, write_table
+from affectome.files import read_json, write_table
 from affectome.vectors.store import Vectors, read_all
 
 
@@ -36,7 +36,7 @@ def _of_vectors(vectors: Vectors, shares: list[float]) -> dict[str, float]:
     return {
         "residual_norm": vectors.residual_norm,
         "vector_norm": float(np.linalg.norm(vectors.denoised, axis=1).mean()),
-        "reliability": float(pd.Series(vectors.reliability).mean()),
+        "reliability": vectors.mean_reliability,
         "neutral_components": len(vectors.neutral_basis),
         **{f"explained_variance_{component}": share for component, share in enumerate(shares[:2], start=1)},
     }

@@ -30,7 +30,7 @@ from affectome.analyses.statistics import (
     permuted,
     ridge_leave_one_out,
 )
-from affectome.analyses.tables import write_json
+from affectome.files import write_json
 from affectome.randomness import generator
 from affectome.vectors.store import read_all
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affectome.analyses.tables import write_json, write_table
+from affectome.files import write_json, write_table
 from affectome.vectors.store import read_all
 
 

@@ -1,6 +1,5 @@
 """Which texts of a corpus are dropped, and the count of every one by reason and emotion."""
 
-import json
 import re
 from collections import Counter
 from functools import cache
@@ -11,7 +10,7 @@ import pandas as pd
 
 from affectome.corpus.tables import read_corpus, write_corpus
 from affectome.errors import UserError
-from affectome.files import replacing
+from affectome.files import write_json
 
 # In the order in which they are looked for; a text is counted under the first that applies.
 REASONS = ("not_listed", "duplicate", "leak", "too_short", "too_long")
@@ -136,5 +135,4 @@ def screen_corpus(
                     f"corpora.*.screening, or take the words out of corpora.*.emotions"
                 )
         write_corpus(kept, target)
-    with replacing(report) as temporary:
-        temporary.write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(report, counts)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affectome.errors import UserError
-from affectome.files import replacing
+from affectome.files import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,8 +117,7 @@ def empty_corpus() -> "pd.DataFrame":
 def write_corpus(frame: "pd.DataFrame", path: str | Path) -> None:
     """Write a corpus table as Parquet, whole or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        frame.to_parquet(temporary, index=False)
+    write_table(path, frame)
 
 
 def read_corpus(path: str | Path) -> "pd.DataFrame":

@@ -15,7 +15,7 @@ from affectome.corpus.planning import Item, dialogue_plan, story_plan
 from affectome.corpus.tables import as_corpus, clean, empty_corpus, write_corpus
 from affectome.corpus.writers import Reply, Request, writer_for
 from affectome.errors import UserError
-from affectome.files import replacing
+from affectome.files import read_lines, replacing
 from affectome.identity import fingerprint
 from affectome.progress import progress
 
@@ -58,7 +58,7 @@ def write_dialogues(
     if count == 0:
         write_corpus(empty_corpus(), output)
         return
-    topics = [line.strip() for line in Path(topics_file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    topics = read_lines(topics_file)
     if not topics:
         raise UserError(f"{topics_file}: holds no subjects; write one per line")
     _write(Path(output), "dialogues", dialogue_plan(count, topics, seed), seed, writer, Path(prompt_file))

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 
 from affectome.analyses.norms import read_norm
-from affectome.analyses.tables import read_json
 from affectome.figures import tree
 from affectome.figures.circumplex import circumplex
 from affectome.figures.interactive import page, pc_scatter_by_layer
 from affectome.figures.layers import layer_profile, spectrum
 from affectome.figures.scatter import pc_scatter
 from affectome.figures.style import house_style, save
-from affectome.files import replacing
+from affectome.files import read_json, replacing
 
 
 def draw_figures(

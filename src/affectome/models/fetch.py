@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from affectome.errors import UserError
-from affectome.files import replacing
+from affectome.files import write_json
 from affectome.identity import file_sha256
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,8 @@ def fetch_model(folder: str | Path, source: dict[str, Any], blocks: int, width: 
         "model_type": config.model_type,
         "sha256": {path.name: file_sha256(path) for path in files},
     }
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, manifest)
     log.info("%s: %d blocks, width %d, %s", folder.name, blocks, width, revision)
-
-
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a fetched model."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _start_over_if_changed(folder: Path, source: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from affectome.analyses.tables import read_json
+from affectome.files import read_json
 
 
 def headline(folder: str | Path) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 
 from affectome import __version__
 from affectome.activations.store import open_layer
-from affectome.analyses.tables import read_json, write_json
-from affectome.models.fetch import read_manifest
+from affectome.files import read_json, write_json
 
 _PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "h5py", "pandas", "snakemake", "bitsandbytes")
 
@@ -26,7 +25,7 @@ def write_manifest(
         "settings": settings,
         "seeds": {"statistics": settings["run"]["statistics"]["seed"], "corpus": settings["corpus"].get("seed")},
         "fingerprints": read_json(summary)["fingerprints"],
-        "model": read_manifest(model),
+        "model": read_json(model),
         "collected": collected,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "hardware": {"machine": platform.machine(), "processor": processor(), "gpus": gpus()},

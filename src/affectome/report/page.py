@@ -9,10 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import t as student_t
 
-from affectome.analyses.tables import read_json
 from affectome.figures import FIGURES
 from affectome.figures.wording import interval, number, p_equation, p_value
-from affectome.files import replacing
+from affectome.files import read_json, replacing
 
 _TEXTS = Path(__file__).resolve().parents[3] / "resources" / "report"
 _DIMENSIONS = ("valence", "arousal", "dominance")

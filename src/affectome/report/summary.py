@@ -10,11 +10,8 @@ plane_r, plane_p, loo_r, loo_ci, loo_p}}}, reliability_mean, residual_norm, neut
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from affectome.activations.store import Texts, open_layer
-from affectome.analyses.tables import read_json, write_json
-from affectome.models.fetch import read_manifest
+from affectome.files import read_json, write_json
 from affectome.vectors.store import read_all
 
 # Shares of variance listed per layer; the spectrum as a whole is in geometry.json.
@@ -36,7 +33,7 @@ def write_summary(
 ) -> None:
     """Write the summary of `run` with headline `layer` to `output`; the paths are the run's files of these names."""
     by_layer = read_all(vectors)
-    weights = read_manifest(model)
+    weights = read_json(model)
     explained = read_json(geometry)["layers"]
     related = read_json(correlations)["layers"]
     screened = read_json(screening)
@@ -61,9 +58,7 @@ def write_summary(
             number: {
                 "explained_variance": explained[str(number)]["explained_variance"][:_COMPONENTS],
                 "norms": {norm: _of_norm(found) for norm, found in related[str(number)].items()},
-                "reliability_mean": float(np.nanmean(item.reliability))
-                if np.isfinite(item.reliability).any()
-                else None,
+                "reliability_mean": item.mean_reliability,
                 "residual_norm": item.residual_norm,
                 "neutral_components": len(item.neutral_basis),
             }

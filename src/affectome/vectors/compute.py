@@ -10,7 +10,7 @@ import numpy as np
 from affectome.activations.store import Texts, open_layer
 from affectome.errors import UserError
 from affectome.identity import fingerprint
-from affectome.vectors.contrasts import contrast, split_half_reliability, sum_by_emotion, unit
+from affectome.vectors.contrasts import Sums, contrast, split_half_reliability, sum_by_emotion, unit
 from affectome.vectors.denoising import neutral_basis, project_out
 from affectome.vectors.store import Vectors, write_vectors
 
@@ -38,7 +38,8 @@ def emotion_vectors(
         number = {emotion: index for index, emotion in enumerate(emotions)}
         labels = np.array([-1 if n else number.get(e, -1) for e, n in zip(texts.emotion, texts.neutral, strict=True)])
         sums = _sums_of_halves(file["activations"], labels, len(emotions))
-        counts = sums[0].counts + sums[1].counts
+        whole = sums[0] + sums[1]
+        counts = whole.counts
         absent = [emotion for emotion, count in zip(emotions, counts, strict=True) if count == 0]
         if absent:
             raise UserError(
@@ -54,8 +55,7 @@ def emotion_vectors(
         layer = int(file.attrs["layer"])
 
     centre = neutral.mean(axis=0, dtype=np.float64) if neutral is not None else None
-    means = (sums[0].totals + sums[1].totals) / counts[:, None]
-    raw = contrast(means, reference, centre)
+    raw = contrast(whole.totals / counts[:, None], reference, centre)
     basis = neutral_basis(neutral, **denoising) if denoising is not None else np.zeros((0, raw.shape[1]))
     denoised = project_out(raw, basis)
     # Halves are compared over the emotions with a text in both: an emotion with one text would shift the reference of
@@ -80,7 +80,7 @@ def residual_norm(token_norm: np.ndarray, texts: Texts) -> float:
     return float(np.average(token_norm.astype(np.float64), weights=weights))
 
 
-def _sums_of_halves(activations: h5py.Dataset, labels: np.ndarray, emotions: int) -> tuple:
+def _sums_of_halves(activations: h5py.Dataset, labels: np.ndarray, emotions: int) -> list[Sums]:
     """Sums over the 1st, 3rd, 5th … text of each emotion and over its 2nd, 4th, …, in one pass over the file."""
     odd = np.zeros(len(labels), dtype=bool)
     for emotion in range(emotions):
@@ -90,6 +90,5 @@ def _sums_of_halves(activations: h5py.Dataset, labels: np.ndarray, emotions: int
         rows = slice(start, start + _ROWS)
         block = activations[rows]
         for index, mine in enumerate((~odd[rows], odd[rows])):
-            part = sum_by_emotion(block, np.where(mine, labels[rows], -1), emotions)
-            halves[index] = type(part)(halves[index].totals + part.totals, halves[index].counts + part.counts)
-    return tuple(halves)
+            halves[index] += sum_by_emotion(block, np.where(mine, labels[rows], -1), emotions)
+    return halves

@@ -14,6 +14,9 @@ class Sums:
     totals: np.ndarray
     counts: np.ndarray
 
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.totals + other.totals, self.counts + other.counts)
+
 
 def sum_by_emotion(activations: np.ndarray, labels: np.ndarray, emotions: int) -> Sums:
     """Sum the rows of `activations` (texts, width) by their `labels` (texts,), numbers below `emotions`.

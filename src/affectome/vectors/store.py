@@ -34,6 +34,12 @@ class Vectors:
     residual_norm: float
     fingerprint: str = ""
 
+    @property
+    def mean_reliability(self) -> float:
+        """Mean over the emotions that have a reliability; NaN where none has."""
+        known = self.reliability[np.isfinite(self.reliability)]
+        return float(known.mean(dtype=np.float64)) if known.size else float("nan")
+
 
 def write_vectors(path: str | Path, vectors: Vectors, **attributes: object) -> None:
     """Write `vectors` with further `attributes` that say how they were made."""
