@@ -4,7 +4,6 @@ Every reply is kept in a journal beside the output as it arrives, so an interrup
 what it does not have yet.
 """
 
-import json
 import logging
 from collections import Counter
 from dataclasses import asdict, fields
@@ -15,8 +14,9 @@ from affectome.corpus.planning import Item, dialogue_plan, story_plan
 from affectome.corpus.tables import as_corpus, clean, empty_corpus, write_corpus
 from affectome.corpus.writers import Reply, Request, writer_for
 from affectome.errors import UserError
-from affectome.files import read_lines, replacing
+from affectome.files import read_lines
 from affectome.identity import fingerprint
+from affectome.journal import Journal
 from affectome.progress import progress
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,9 @@ def _write(output: Path, unit: str, plan: list[Item], seed: int, spec: dict[str,
     template = prompt_file.read_text(encoding="utf-8")
     prompts = _render(template, prompt_file, plan)
     origin = fingerprint({"prompt": template, "writer": writer.name, "temperature": spec["temperature"], "seed": seed})
-    journal = _Journal(output.with_name(f".{output.stem}.journal.jsonl"), origin)
+    journal = Journal(output.with_name(f".{output.stem}.journal.jsonl"), origin)
     with journal:
-        requests = [Request(item.id, prompts[item.id], item.seed) for item in plan if item.id not in journal.texts]
+        requests = [Request(item.id, prompts[item.id], item.seed) for item in plan if item.id not in journal.entries]
         done = len(plan) - len(requests)
         if done:
             log.info("%d of %d %s were written by an earlier, interrupted job", done, len(plan), unit)
@@ -92,9 +92,9 @@ def _write(output: Path, unit: str, plan: list[Item], seed: int, spec: dict[str,
             finally:
                 tally.report()
     rows = [
-        {"emotion": item.emotion, "topic": item.topic, "text": journal.texts[item.id]}
+        {"emotion": item.emotion, "topic": item.topic, "text": journal.entries[item.id]}
         for item in plan
-        if item.id in journal.texts
+        if item.id in journal.entries
     ]
     write_corpus(as_corpus(pd.DataFrame(rows), writer.name), output)
     journal.remove()
@@ -117,7 +117,7 @@ def _render(template: str, prompt_file: Path, plan: list[Item]) -> dict[str, str
 class _Tally:
     """Counts what failed and why, and stops the writing once too many items are given up."""
 
-    def __init__(self, unit: str, total: int, journal: "_Journal") -> None:
+    def __init__(self, unit: str, total: int, journal: Journal) -> None:
         self._unit, self._total, self._journal = unit, total, journal
         self._given_up: Counter[str] = Counter()
         self._repeated: Counter[str] = Counter()
@@ -132,8 +132,8 @@ class _Tally:
         if self._given_up.total() > MOST_GIVEN_UP * self._total:
             raise UserError(
                 f"gave up {self._given_up.total()} of {self._total} {self._unit} ({_listed(self._given_up)}), which is "
-                f"more than {MOST_GIVEN_UP:.0%}; the {len(self._journal.texts)} that are written are kept, and a rerun "
-                f"asks only for the rest"
+                f"more than {MOST_GIVEN_UP:.0%}; the {len(self._journal.entries)} that are written are kept, and a "
+                f"rerun asks only for the rest"
             )
 
     def report(self) -> None:
@@ -145,45 +145,3 @@ class _Tally:
 
 def _listed(reasons: Counter[str]) -> str:
     return ", ".join(f"{reason} × {count}" for reason, count in reasons.most_common())
-
-
-class _Journal:
-    """Texts that earlier, interrupted jobs have received, by item id; kept only while `origin` stays the same."""
-
-    def __init__(self, path: Path, origin: str) -> None:
-        self._path = path
-        self.texts = self._read(origin)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written anew, because a killed job may have left half a line to which the next one would be joined.
-        with replacing(path) as temporary:
-            lines = [{"origin": origin}, *({"id": name, "text": text} for name, text in self.texts.items())]
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-
-    def __enter__(self) -> "_Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, name: str, text: str) -> None:
-        self._file.write(json.dumps({"id": name, "text": text}) + "\n")
-        self._file.flush()
-        self.texts[name] = text
-
-    def remove(self) -> None:
-        self._path.unlink()
-
-    def _read(self, origin: str) -> dict[str, str]:
-        if not self._path.exists():
-            return {}
-        entries = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                continue  # cut short by a kill: its text is asked for again
-        if not entries or entries[0].get("origin") != origin:
-            log.info("the prompt, the model, its temperature or the seed has changed; writing starts afresh")
-            return {}
-        return {entry["id"]: entry["text"] for entry in entries[1:]}
