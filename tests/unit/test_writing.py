@@ -16,7 +16,7 @@ import pytest
 
 from affectome.corpus.planning import DIALOGUE_WORDS, STORY_WORDS, dialogue_plan, story_plan
 from affectome.corpus.tables import COLUMNS, read_corpus
-from affectome.corpus.writers import gemini
+from affectome.corpus.writers import asking
 from affectome.corpus.writing import write_dialogues, write_stories
 from affectome.errors import UserError
 from affectome.jobs import _exit_on_signal
@@ -118,7 +118,7 @@ def server(monkeypatch):
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    monkeypatch.setattr(gemini, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(asking, "BACKOFF_S", 0.001)
     yield server
     server.shutdown()
     server.server_close()

@@ -1,4 +1,4 @@
-"""Writing with Google's Gemini API: many requests under way, patience with a busy service, none with a mistake.
+"""Writing with Google's Gemini API.
 
 The key comes from the environment variable GEMINI_API_KEY and goes into requests only. The google-genai client reads
 the address of the service from GOOGLE_GEMINI_BASE_URL, which is how the tests put their own in its place.
@@ -7,53 +7,41 @@ the address of the service from GOOGLE_GEMINI_BASE_URL, which is how the tests p
 import asyncio
 import contextlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from affectome.corpus.writers import Reply, Request
+from affectome.corpus.writers.asking import (
+    LONGEST_RETRY_AFTER_S,
+    REQUEST_TIMEOUT_S,
+    BusyError,
+    UnusableError,
+    ask_all,
+    key_from_environment,
+    on_one_line,
+)
 from affectome.errors import UserError
-from affectome.randomness import generator
 
 if TYPE_CHECKING:
     from google.genai import Client
     from google.genai.errors import APIError
     from google.genai.types import GenerateContentResponse
 
-# Wait before the second attempt; it doubles with every further one, up to the longest.
-BACKOFF_S = 1.0
-LONGEST_BACKOFF_S = 60.0
-
-# Per-minute quotas ask for up to a minute; a service that asks for longer than this has no quota left today.
-LONGEST_RETRY_AFTER_S = 600.0
-
-# Models that think first need up to a minute for a paragraph.
-REQUEST_TIMEOUT_S = 180.0
-
-
-class _BusyError(Exception):
-    """The service did not answer; the same request may succeed after `retry_after` seconds."""
-
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-
-
-class _UnusableError(Exception):
-    """The model answered without a whole text; the same request with the same seed would likely do so again."""
-
 
 class Gemini:
-    """A writer; the arguments are those of `corpora.*.writer`."""
+    """A writer; the arguments are those of `corpora.*.writer`, or of the entry `config_key`."""
 
-    def __init__(self, gemini: str, concurrency: int, temperature: float, attempts: int) -> None:
+    def __init__(
+        self, gemini: str, concurrency: int, temperature: float, attempts: int, config_key: str = "corpora.*.writer"
+    ) -> None:
         self.name = f"gemini:{gemini}"
         self._model = gemini
         self._concurrency = concurrency
         self._temperature = temperature
         self._attempts = attempts
+        self._config_key = config_key
 
     def write(self, requests: Sequence[Request], keep: Callable[[Reply], None]) -> None:
         """Hand `keep` one reply per request, after `attempts` failures one without text.
@@ -76,37 +64,11 @@ class Gemini:
     async def _write(
         self, client: "Client", key: str, requests: Sequence[Request], keep: Callable[[Reply], None]
     ) -> None:
-        places = asyncio.Semaphore(self._concurrency)
+        async def ask(prompt: str, seed: int) -> str:
+            return await self._text(client, key, prompt, seed)
 
-        async def write_one(request: Request) -> None:
-            # An item keeps its place while it waits to try again, so a busy service is asked less.
-            async with places:
-                keep(await self._reply(client, key, request))
-
-        try:
-            async with client.aio, asyncio.TaskGroup() as tasks:
-                for request in requests:
-                    tasks.create_task(write_one(request))
-        except ExceptionGroup as group:
-            # All items meet the same mistake; one report of it is enough.
-            raise group.exceptions[0] from None
-
-    async def _reply(self, client: "Client", key: str, request: Request) -> Reply:
-        failures: list[str] = []
-        seed = request.seed
-        for attempt in range(1, self._attempts + 1):
-            try:
-                return Reply(request.id, await self._text(client, key, request.prompt, seed), tuple(failures))
-            except _UnusableError as error:
-                failures.append(str(error))
-                seed = (seed + 1) % 2**31
-            except _BusyError as error:
-                failures.append(str(error))
-                if attempt < self._attempts:
-                    jitter = generator(request.seed, "backoff", attempt).uniform(0.5, 1.5)
-                    backoff = min(BACKOFF_S * 2 ** (attempt - 1), LONGEST_BACKOFF_S) * jitter
-                    await asyncio.sleep(max(backoff, error.retry_after))
-        return Reply(request.id, None, tuple(failures))
+        async with client.aio:
+            await ask_all(ask, requests, keep, self._concurrency, self._attempts)
 
     async def _text(self, client: "Client", key: str, prompt: str, seed: int) -> str:
         from google.genai.errors import APIError
@@ -122,10 +84,10 @@ class Gemini:
             if retry_after > LONGEST_RETRY_AFTER_S:
                 told = f"asks to wait {retry_after:.0f} s ({_said(error, key)})"
                 raise UserError(f"the Gemini API {told}; rerun then, nothing written is lost") from None
-            raise _BusyError(str(error.code), retry_after) from None
+            raise BusyError(str(error.code), retry_after) from None
         except _connection_errors() as error:
             # Only the kind: the message of a malformed request may quote its headers, and with them the key.
-            raise _BusyError(type(error).__name__) from None
+            raise BusyError(type(error).__name__) from None
         return _whole_text(response)
 
     def _refusal(self, error: "APIError", key: str) -> str:
@@ -134,25 +96,22 @@ class Gemini:
         if error.code in (401, 403) or "API_KEY_INVALID" in json.dumps(error.details, default=str):
             return f"the Gemini API does not accept the key in GEMINI_API_KEY ({said}); set a valid one"
         if error.code == 404:
-            return f"the Gemini API knows no model {self._model!r} ({said}); correct corpora.*.writer.gemini"
-        return f"the Gemini API refuses the request to {self._model!r} ({said}); check corpora.*.writer"
+            return f"the Gemini API knows no model {self._model!r} ({said}); correct {self._config_key}.gemini"
+        return f"the Gemini API refuses the request to {self._model!r} ({said}); check {self._config_key}"
 
 
 def _key_from_environment() -> str:
-    key = os.environ.get("GEMINI_API_KEY", "").strip()
+    key = key_from_environment("GEMINI_API_KEY")
     if not key:
         raise UserError(
             "GEMINI_API_KEY is not set; export GEMINI_API_KEY=... (keys: https://aistudio.google.com/apikey)"
         )
-    if not re.fullmatch(r"[!-~]+", key):
-        raise UserError("GEMINI_API_KEY holds characters that no key has; copy the key again, without spaces or quotes")
     return key
 
 
 def _said(error: "APIError", key: str) -> str:
     """The service's own words on one line; it quotes the key where that is suspended."""
-    message = f"{error.code} {error.status or ''}: {error.message or 'no reason given'}"
-    return " ".join(message.replace(key, "[key]").split())[:300]
+    return on_one_line(f"{error.code} {error.status or ''}: {error.message or 'no reason given'}", key)
 
 
 def _retry_after(error: "APIError") -> float:
@@ -180,13 +139,13 @@ def _connection_errors() -> tuple[type[Exception], ...]:
 
 
 def _whole_text(response: "GenerateContentResponse") -> str:
-    """The text of a reply that ended where the model wanted; raises _UnusableError for any other."""
+    """The text of a reply that ended where the model wanted; raises UnusableError for any other."""
     if not response.candidates:
         blocked = response.prompt_feedback and response.prompt_feedback.block_reason
-        raise _UnusableError(f"prompt blocked: {blocked.name}" if blocked else "no candidates")
+        raise UnusableError(f"prompt blocked: {blocked.name}" if blocked else "no candidates")
     finish = response.candidates[0].finish_reason
     if finish is None or finish.name != "STOP":
-        raise _UnusableError(f"finish reason {finish.name if finish else 'missing'}")
+        raise UnusableError(f"finish reason {finish.name if finish else 'missing'}")
     if not (response.text or "").strip():
-        raise _UnusableError("empty text")
+        raise UnusableError("empty text")
     return response.text
