@@ -32,6 +32,7 @@ include: "rules/corpus.smk"
 include: "rules/activations.smk"
 include: "rules/vectors.smk"
 include: "rules/analyses.smk"
+include: "rules/steering.smk"
 include: "rules/report.smk"
 
 

@@ -52,6 +52,7 @@ rule summary:
         geometry="results/{run}/analyses/geometry.json",
         correlations="results/{run}/analyses/norm_correlations.json",
         similarity="results/{run}/analyses/similarity.json",
+        trials=WORKFLOW.trial_findings,
     output:
         "results/{run}/summary.json",
     log:
@@ -73,8 +74,12 @@ rule summary_page:
         screening=WORKFLOW.screening,
         correlations="results/{run}/analyses/norm_correlations.json",
         figures=[f"results/{{run}}/figures/{name}.svg" for name in FIGURES],
+        trials=WORKFLOW.trial_findings,
+        trial_figures=WORKFLOW.trial_figures,
+        trial_pages=WORKFLOW.trial_pages,
         template="resources/report/summary.html.j2",
-        captions=[f"resources/report/captions/{name}.rst" for name in FIGURES],
+        templates=["resources/report/steering.html.j2"],
+        captions=WORKFLOW.captions,
     output:
         report(
             "results/{run}/summary.html",

@@ -9,5 +9,11 @@ with job(snakemake):
     folder = Path(snakemake.input.figures[0]).parent
     inputs = snakemake.input
     write_page(
-        inputs.summary, inputs.screening, inputs.correlations, folder, snakemake.output[0], **snakemake.params.spec
+        inputs.summary,
+        inputs.screening,
+        inputs.correlations,
+        folder,
+        snakemake.output[0],
+        **snakemake.params.spec,
+        trials=inputs.trials,
     )

@@ -119,7 +119,8 @@ def tiny_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of bytes, which adds `<s>` before a text and `</s>` after it where asked.
 
-    Ids: 0 `<pad>`, 1 `<s>`, 2 `</s>`, then byte b is 3 + b. `template` may say otherwise what is put around a text.
+    Ids: 0 `<pad>`, 1 `<s>`, 2 `</s>`, then the bytes, those that are printed first: `!` is 3, `"` is 4. `template` may
+    say otherwise what is put around a text.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {PAD: 0, BOS: 1, EOS: 2} | {letter: FIRST_BYTE + i for i, letter in enumerate(letters)}

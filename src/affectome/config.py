@@ -9,15 +9,13 @@ import csv
 import difflib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -25,12 +23,13 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from affectome.corpus import tables
 from affectome.errors import UserError
 from affectome.files import read_lines
 from affectome.layers import resolve_layer, resolve_layers
+from affectome.schema import Strict, alternatives, explain, repeated_keys
+from affectome.steering.sets import read_set
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA_FILE = ROOT / "resources" / "workflow_config.schema.json"
@@ -47,43 +46,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Letter
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class Strict(BaseModel):
-    """No unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keys(cls, data: Any) -> Any:
-        """Say what is allowed where a key is unknown, and what is meant where one is missing."""
-        if not isinstance(data, dict):
-            return data
-        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
-        for key in data:
-            if key not in fields:
-                close = difflib.get_close_matches(str(key), fields, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise PydanticCustomError("keys", f"unknown key {key!r}; {hint}allowed: {', '.join(fields)}")
-        for key, field in fields.items():
-            if field.is_required() and key not in data:
-                meaning = f" ({field.description.rstrip('.')})" if field.description else ""
-                raise PydanticCustomError("keys", f"key {key!r} is missing; add it{meaning}")
-        return data
-
-
-def _alternatives(*keys: str, message: str = "") -> Discriminator:
-    """Choose between alternatives by the key that is present; their tags are the keys in angle brackets."""
-
-    def which(value: Any) -> str | None:
-        present = (
-            value if isinstance(value, dict) else {f.alias or n for n, f in getattr(value, "model_fields", {}).items()}
-        )
-        return next((f"<{key}>" for key in keys if key in present), None)
-
-    message = message or "needs one of the keys " + ", ".join(keys)
-    return Discriminator(which, custom_error_type="alternative", custom_error_message=message)
 
 
 def _check_layers(spec: Any) -> Any:
@@ -135,7 +97,7 @@ class PathSource(Strict):
 
 ModelSource = Annotated[
     Annotated[HubSource, Tag("<hub>")] | Annotated[PypiSource, Tag("<pypi>")] | Annotated[PathSource, Tag("<path>")],
-    _alternatives("hub", "pypi", "path"),
+    alternatives("hub", "pypi", "path"),
 ]
 
 
@@ -230,7 +192,7 @@ class WrittenCorpus(_Corpus):
 
 Corpus = Annotated[
     Annotated[FileCorpus, Tag("<stories>")] | Annotated[WrittenCorpus, Tag("<writer>")],
-    _alternatives("stories", "writer"),
+    alternatives("stories", "writer"),
 ]
 
 
@@ -260,7 +222,7 @@ class Reading(Strict):
 
     pooling: Annotated[
         Annotated[PoolFrom, Tag("<from>")] | Annotated[PoolMean, Tag("<mean>")] | Annotated[PoolLast, Tag("<last>")],
-        _alternatives("from", "mean", "last"),
+        alternatives("from", "mean", "last"),
     ] = Field(description="One of {from: 50}, {mean: true}, {last: true}.")
     min_tokens: Count = Field(1, description="Texts with fewer pooled tokens are dropped, counted and listed.")
     max_tokens: Count = Field(1024, description="Longer texts are cut here and counted.")
@@ -292,7 +254,7 @@ class DenoiseCount(Strict):
     components: Count
 
 
-_denoising_keys = _alternatives("variance", "components").discriminator
+_denoising_keys = alternatives("variance", "components").discriminator
 
 Denoising = Annotated[
     Annotated[Literal[False], Tag("<off>")]
@@ -330,6 +292,191 @@ class Figures(Strict):
     dpi: Annotated[int, Field(ge=50, le=600)] = Field(150, description="Resolution of PNG files.")
 
 
+# ---------------------------------------------------------------- steering trials
+
+
+class Controls(Strict):
+    """Directions that carry no emotion, steered along like the vectors; how many of each kind."""
+
+    random: Annotated[int, Field(ge=5)] = Field(5, description="Isotropic random directions.")
+    shuffled: Annotated[int, Field(ge=0)] = Field(3, description="Vectors made from stories of any emotion.")
+    topic: Annotated[int, Field(ge=0)] = Field(2, description="Vectors of story topics.")
+
+
+class CostControls(Controls):
+    """Directions whose cost is shown beside that of the vectors."""
+
+    random: Annotated[int, Field(ge=0)] = Field(1, description="Isotropic random directions.")
+    shuffled: Annotated[int, Field(ge=0)] = Field(0, description="Vectors made from stories of any emotion.")
+    topic: Annotated[int, Field(ge=0)] = Field(0, description="Vectors of story topics.")
+
+
+class Generation(Strict):
+    """How texts are sampled."""
+
+    max_new_tokens: Count = Field(description="Longest text, in tokens.")
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(
+        1.0, description="Sampling temperature; 0 takes the likeliest token."
+    )
+
+
+class Gates(Strict):
+    """What steering may cost; a strength is safe while all of them hold."""
+
+    perplexity_ratio: Annotated[float, Field(gt=1)] = Field(
+        1.5, description="Largest ratio of the perplexity of neutral text, steered to unsteered."
+    )
+    completion: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="Smallest share of completed texts, of the share without steering."
+    )
+    accuracy_drop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.02, description="Largest drop of accuracy beyond noise (one-sided 95 % bound)."
+    )
+    repetition: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Largest rise of the share of repeated word trigrams."
+    )
+
+
+class GeminiJudge(Strict):
+    """Gemini judges replies; the key comes from the environment variable GEMINI_API_KEY."""
+
+    gemini: str = Field(description="Gemini model that judges.")
+
+
+class OpenAIJudge(Strict):
+    """A service that speaks OpenAI's protocol judges replies; its key, if any, comes from OPENAI_API_KEY."""
+
+    openai: str = Field(description="Model that judges.")
+    base_url: str = Field(description="Address of the service, such as http://localhost:8000/v1.")
+
+
+class LocalJudge(Strict):
+    """The steered model without steering, or another in a folder, judges replies."""
+
+    local: Literal[True] | str = Field(description="true, or a Transformers folder.")
+
+
+_judge_keys = alternatives("gemini", "openai", "local").discriminator
+
+ModelJudge = Annotated[
+    Annotated[GeminiJudge, Tag("<gemini>")]
+    | Annotated[OpenAIJudge, Tag("<openai>")]
+    | Annotated[LocalJudge, Tag("<local>")],
+    alternatives("gemini", "openai", "local"),
+]
+ReplyJudge = Annotated[
+    Annotated[Literal["keywords"], Tag("<keywords>")]
+    | Annotated[GeminiJudge, Tag("<gemini>")]
+    | Annotated[OpenAIJudge, Tag("<openai>")]
+    | Annotated[LocalJudge, Tag("<local>")],
+    Discriminator(
+        lambda value: "<keywords>" if isinstance(value, str) else _judge_keys(value),
+        custom_error_type="alternative",
+        custom_error_message="should be keywords, {gemini: model}, {openai: model, base_url: address} or {local: true}",
+    ),
+]
+
+
+def _check_strengths(strengths: list[float]) -> list[float]:
+    if not strengths:
+        raise ValueError("is empty; list fractions of the residual norm, such as [0.05, 0.1, 0.2]")
+    if 0 in strengths:
+        raise ValueError("holds 0, which is the baseline and always there; remove it")
+    return strengths
+
+
+Strengths = Annotated[
+    list[Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]],
+    AfterValidator(_check_strengths),
+    Field(description="Fractions of the mean residual norm; each is also run with the opposite sign."),
+]
+
+
+class _Trial(Strict):
+    set_: Annotated[str, Field(alias="set", description="Trial set (YAML); see resources/trials.")]
+    vectors: Annotated[list[str], Field(min_length=1, description="Emotions whose vectors are steered along.")]
+    strengths: Strengths
+    layers: Layers = Field("auto", description="Blocks steered at once; auto is the run's headline layer.")
+    n: Count = Field(description="Items per condition, dealt over the set's prompts in turn.")
+    seed: int = Field(0, description="Decides controls, halves, pairs and every sampled token.")
+
+
+class _Effect(_Trial):
+    controls: Controls = Controls()
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.05, description="Level of a verdict, after Holm.")
+
+
+class ExpressionTrial(_Effect):
+    """Does steering make the model speak of the emotion? Log-probabilities (nats) of its words, and stories."""
+
+    kind: Literal["expression"]
+    positions: Literal["all", "prompt", "generated"] = Field("all", description="Tokens that are steered.")
+    smallest_effect: Annotated[float, Field(gt=0)] = Field(0.5, description="Smallest effect of interest, in nats.")
+    generation: Generation = Generation(max_new_tokens=40)
+    judge: ModelJudge | None = Field(None, description="Who is asked besides whether a text conveys the emotion.")
+
+
+class PreferenceTrial(_Effect):
+    """Does steering an option's tokens make the model choose it? Log-odds (nats); n is the number of pairs."""
+
+    kind: Literal["preference"]
+    choices: Count | None = Field(
+        None, description="Use only so many pairs for ranking the activities without steering; all by default."
+    )
+    smallest_effect: Annotated[float, Field(gt=0)] = Field(0.1, description="Smallest effect of interest, in nats.")
+    predictions: dict[str, Literal["up", "down"]] = Field(
+        default_factory=dict, description="What steering should do to the choice, over the set's own predictions."
+    )
+
+
+class BehaviourTrial(_Effect):
+    """Does steering change how often the model does something? A rate."""
+
+    kind: Literal["behaviour"]
+    positions: Literal["all", "prompt", "generated"] = Field("all", description="Tokens that are steered.")
+    smallest_effect: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Smallest effect of interest, as a difference of rates."
+    )
+    generation: Generation = Generation(max_new_tokens=400)
+    judge: ReplyJudge | None = Field(
+        None, description="Who scores the replies; needed where the set has no exact rule. Keywords are crude."
+    )
+    predictions: dict[str, Literal["up", "down"]] = Field(
+        default_factory=dict, description="What steering should do to the rate, over the set's own predictions."
+    )
+
+
+class CostTrial(_Trial):
+    """What steering costs: fluency, knowledge, format and completion; gives the safe range of every vector."""
+
+    kind: Literal["cost"]
+    positions: Literal["all", "prompt", "generated"] = Field("all", description="Tokens that are steered.")
+    generation: Generation = Generation(max_new_tokens=64)
+    texts: Count | None = Field(None, description="Use only the first so many neutral texts.")
+    questions: Count | None = Field(None, description="Use only the first so many questions.")
+    controls: CostControls = CostControls()
+    gates: Gates = Gates()
+
+
+_TRIALS = {"expression": ExpressionTrial, "preference": PreferenceTrial, "behaviour": BehaviourTrial, "cost": CostTrial}
+
+Trial = Annotated[
+    Annotated[ExpressionTrial, Tag("<expression>")]
+    | Annotated[PreferenceTrial, Tag("<preference>")]
+    | Annotated[BehaviourTrial, Tag("<behaviour>")]
+    | Annotated[CostTrial, Tag("<cost>")],
+    Discriminator(
+        lambda value: _kind_tag(value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)),
+        custom_error_type="alternative",
+        custom_error_message=f"needs the key kind with one of {', '.join(_TRIALS)}",
+    ),
+]
+
+
+def _kind_tag(kind: Any) -> str | None:
+    return f"<{kind}>" if kind in list(_TRIALS) else None
+
+
 class Run(Strict):
     """One study: a model reads a corpus, and the vectors are analysed."""
 
@@ -353,6 +500,9 @@ class Run(Strict):
     components: Annotated[int, Field(ge=2, le=20)] = Field(5, description="Principal components reported per layer.")
     pairs: Count = Field(10, description="Most similar and most opposed pairs listed.")
     clusters: Clusters = Clusters()
+    trials: list[Name] = Field(
+        default_factory=list, description="Steering trials; verdicts need one of kind cost beside the others."
+    )
     statistics: Statistics = Statistics()
     figures: Figures = Figures()
 
@@ -365,6 +515,7 @@ class Config(Strict):
     corpora: dict[Name, Corpus]
     readings: dict[Name, Reading]
     norms: dict[Name, Norm]
+    trials: dict[Name, Trial] = Field(default_factory=dict)
     run_definitions: dict[Name, Run]
 
     @model_validator(mode="before")
@@ -390,6 +541,21 @@ class Config(Strict):
         definition = self.run_definitions[run]
         return resolve_layer(definition.layer, self.models[definition.model].blocks)
 
+    def trial_layers(self, run: str, trial: str) -> tuple[int, ...]:
+        """Blocks that `trial` steers at once in `run`."""
+        layers = self.trials[trial].layers
+        if layers == "auto":
+            return (self.run_layer(run),)
+        return resolve_layers(layers, self.models[self.run_definitions[run].model].blocks)
+
+    def trial_predictions(self, trial: str) -> dict[str, int]:
+        """The sign of the effect that a positive strength along each vector of `trial` is predicted to have."""
+        entry = self.trials[trial]
+        if not hasattr(entry, "predictions"):
+            return dict.fromkeys(entry.vectors, 1)
+        predicted = {**read_set(entry.set_).predictions, **entry.predictions}
+        return {vector: {"up": 1, "down": -1}[predicted[vector]] for vector in entry.vectors}
+
 
 # ---------------------------------------------------------------- loading
 
@@ -400,12 +566,12 @@ def load_config(data: dict[str, Any], files: list[str | Path] = ()) -> Config:
     `files` are the YAML files it was merged from, which are searched for repeated keys (YAML keeps the last and says
     nothing). Raises UserError, one line per mistake: the key, the value, and what is allowed.
     """
-    mistakes = [line for file in files for line in _repeated_keys(Path(file))]
+    mistakes = [line for file in files for line in repeated_keys(Path(file))]
     if not mistakes:
         try:
             config = Config.model_validate(data)
         except ValidationError as error:
-            mistakes = [_explain(item) for item in error.errors()]
+            mistakes = [explain(item) for item in error.errors()]
         else:
             mistakes = _check_names(config) or _check_files(config)
     if mistakes:
@@ -418,41 +584,6 @@ def read_words(words: str | list[str]) -> list[str]:
     if isinstance(words, str):
         return read_lines(words)
     return list(words)
-
-
-def _explain(error: Any) -> str:
-    """One line for one pydantic error: key, value where it is short, what is allowed."""
-    keys = [str(part) for part in error["loc"] if not str(part).startswith("<") and part != "[key]"]
-    value = json.dumps(error["input"], default=str)
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    if error["type"] == "string_pattern_mismatch":
-        message = f"is not of the form {error['ctx']['pattern']}"
-    own_words = error["type"] in ("keys", "value_error") or len(value) > 60
-    return f"{'.'.join(keys) or 'configuration'}: {'' if own_words else value + ' '}{message}"
-
-
-def _repeated_keys(file: Path) -> list[str]:
-    """A line for every key that stands twice in one mapping of a YAML file."""
-    mistakes: list[str] = []
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                line = key_node.start_mark.line + 1
-                mistakes.append(
-                    f"{key_node.value}: stands twice in {file.name} (again in line {line}); rename or remove one"
-                )
-            seen.add(key_node.value)
-        return loader.construct_mapping(node, deep=True)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    if file.suffix in (".yaml", ".yml") and file.exists():
-        yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 - Loader is a SafeLoader
-    return mistakes
 
 
 def _check_names(config: Config) -> list[str]:
@@ -490,6 +621,7 @@ def _check_definitions(config: Config, names: list[str]) -> list[str]:
                 ("corpus", run.corpus, config.corpora),
                 ("reading", run.reading, config.readings),
                 *(("norms", norm, config.norms) for norm in run.norms),
+                *(("trials", trial, config.trials) for trial in run.trials),
             )
             if value not in known
         ]
@@ -500,7 +632,7 @@ def _check_definitions(config: Config, names: list[str]) -> list[str]:
 def _unknown(value: str, what: str, known: dict) -> str:
     close = difflib.get_close_matches(value, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"there is no {what.removesuffix('s')} {value!r}; {hint}defined: {', '.join(known)}"
+    return f"there is no {what.removesuffix('s')} {value!r}; {hint}defined: {', '.join(known) or 'none'}"
 
 
 def _check_run(config: Config, name: str, key: str) -> list[str]:
@@ -530,10 +662,43 @@ def _check_run(config: Config, name: str, key: str) -> list[str]:
             mistakes.append(
                 f"{key}.{field}: needs neutral texts, and corpora.{run.corpus} has none; add them or change it"
             )
-    return mistakes
+    for trial in dict.fromkeys(run.trials):
+        if run.trials.count(trial) > 1:
+            mistakes.append(f"{key}.trials: {trial!r} stands {run.trials.count(trial)} times; name it once")
+    return mistakes or [line for trial in run.trials for line in _check_trial_of(config, name, trial)]
 
 
-def _plural(noun: str, items: list[int]) -> str:
+def _check_trial_of(config: Config, name: str, trial: str) -> list[str]:
+    """Mistakes of a trial in a run: layers without vectors, and costs that were measured of other conditions."""
+    run, entry, key = config.run_definitions[name], config.trials[trial], f"trials.{trial}"
+    try:
+        absent = sorted(set(config.trial_layers(name, trial)) - set(config.run_layers(name)))
+    except ValueError as error:
+        return [f"{key}.layers: {error}"]
+    if absent:
+        return [
+            f"{key}.layers: run {name!r} has no vectors at {_plural('layer', absent)}; add to its layers or change it"
+        ]
+    if isinstance(entry, CostTrial):
+        return []
+    costs = [other for other in run.trials if isinstance(config.trials[other], CostTrial)]
+    layers = config.trial_layers(name, trial)
+    covered = {
+        vector
+        for other in costs
+        if config.trial_layers(name, other) == layers
+        for vector in config.trials[other].vectors
+    }
+    missing = [vector for vector in entry.vectors if vector not in covered]
+    if missing:
+        return [
+            f"{key}.vectors: no trial of kind cost of run {name!r} measures {', '.join(missing)} at "
+            f"{_plural('layer', layers)}, so no strength is known to be safe; add them to one"
+        ]
+    return []
+
+
+def _plural(noun: str, items: Sequence[int]) -> str:
     return f"{noun}{'s' if len(items) > 1 else ''} {', '.join(map(str, items))}"
 
 
@@ -545,11 +710,53 @@ def _check_files(config: Config) -> list[str]:
         mistakes += _check_corpus(f"corpora.{name}", config.corpora[name])
     for name in dict.fromkeys(norm for run in runs for norm in run.norms):
         mistakes += _check_norm(f"norms.{name}", config.norms[name])
+    if not mistakes:
+        # The emotions of a corpus are known only once its lists are.
+        for run in runs:
+            emotions = read_words(config.corpora[run.corpus].emotions)
+            for name in run.trials:
+                mistakes += _check_trial(f"trials.{name}", config.trials[name], emotions)
     for name in dict.fromkeys(run.model for run in runs):
         source = config.models[name].source
         if isinstance(source, PathSource) and not Path(source.path, "config.json").is_file():
             mistakes.append(
                 f"models.{name}.source.path: {source.path!r} is no Transformers folder (it has no config.json)"
+            )
+    return mistakes
+
+
+def _check_trial(key: str, trial: Any, emotions: list[str]) -> list[str]:
+    """Mistakes in a trial's set and in its vectors, given the `emotions` of a run's corpus."""
+    mistakes = []
+    for vector in trial.vectors:
+        if vector not in emotions:
+            close = difflib.get_close_matches(vector, emotions, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "choose one of the corpus's emotions"
+            mistakes.append(f"{key}.vectors: the corpus has no emotion {vector!r}; {hint}")
+    twice = sorted({vector for vector in trial.vectors if trial.vectors.count(vector) > 1})
+    if twice:
+        mistakes.append(f"{key}.vectors: {', '.join(twice)} listed more than once; remove the repetition")
+    try:
+        content = read_set(trial.set_)
+    except UserError as error:
+        return [*mistakes, *(f"{key}.set: {line}" for line in str(error).splitlines())]
+    if content.kind != trial.kind:
+        return [*mistakes, f"{key}.set: {trial.set_} is a set of kind {content.kind}, and the trial is of {trial.kind}"]
+    judge = getattr(trial, "judge", None)
+    if trial.kind == "behaviour" and content.judged and judge is None:
+        mistakes.append(
+            f"{key}.judge: the set is scored by a judge; give {{gemini: model}}, {{openai: model, base_url: address}}, "
+            f"{{local: true}}, or keywords, which are crude"
+        )
+    if judge is not None and not content.judged:
+        mistakes.append(f"{key}.judge: {trial.set_} asks no judge anything; remove the key")
+    if hasattr(trial, "predictions"):
+        predicted = {**content.predictions, **trial.predictions}
+        missing = [vector for vector in trial.vectors if vector not in predicted]
+        if missing:
+            mistakes.append(
+                f"{key}.predictions: nothing is predicted of {', '.join(missing)}; say up or down for each, as a "
+                f"verdict is about a prediction"
             )
     return mistakes
 

@@ -16,12 +16,14 @@ from affectome.files import replacing
 ACTIVATIONS = "affectome.activations"
 LAYER = "affectome.layer"
 VECTORS = "affectome.vectors"
+DIRECTIONS = "affectome.directions"
 
 # The version written today, and every version this release still reads.
 VERSIONS: dict[str, tuple[int, frozenset[int]]] = {
     ACTIVATIONS: (1, frozenset({1})),
     LAYER: (1, frozenset({1})),
     VECTORS: (1, frozenset({1})),
+    DIRECTIONS: (1, frozenset({1})),
 }
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from affectome.config import Config, FileCorpus, WrittenCorpus, load_config, read_words
+from affectome.config import Config, CostTrial, FileCorpus, WrittenCorpus, load_config, read_words
 from affectome.errors import UserError
-from affectome.figures import FIGURES
+from affectome.figures import FIGURES, STEERING_FIGURES
+from affectome.steering.sets import read_set
 
 # Every table and list of numbers of a run.
 ANALYSES = (
@@ -59,6 +60,8 @@ class Workflow:
             "corpus": one_of(self.config.corpora),
             "reading": one_of(self.config.readings),
             "run": one_of(self.config.run_definitions),
+            "trial": one_of(self.config.trials),
+            "figure": one_of({name for figures in STEERING_FIGURES.values() for name in figures}),
         }
 
     @property
@@ -68,6 +71,10 @@ class Workflow:
     @property
     def written_corpora(self) -> str:
         return one_of(self.corpora(WrittenCorpus))
+
+    def trials_of(self, *kinds: str) -> str:
+        """A wildcard constraint that matches the trials of `kinds`."""
+        return one_of(name for name, trial in self.config.trials.items() if trial.kind in kinds)
 
     # ------------------------------------------------------------ files
 
@@ -91,7 +98,25 @@ class Workflow:
             *(f"analyses/{name}" for name in ANALYSES),
             *(f"figures/{name}.{form}" for name in FIGURES for form in ("svg", "png")),
             "figures/pc_scatter.html",
+            *(f"steering/{trial}/{name}" for trial in self._trials(run) for name in self.trial_files(trial)),
         ]
+
+    def trial_files(self, trial: str) -> list[str]:
+        """The files of a trial, below its folder."""
+        kind = self.config.trials[trial].kind
+        own = {"cost": ["safe_ranges.json"], "preference": ["verdict.json", "effects.parquet", "preferences.json"]}
+        return [
+            "items.parquet",
+            *own.get(kind, ["verdict.json", "effects.parquet"]),
+            *(f"figures/{name}.{form}" for name in STEERING_FIGURES[kind] for form in ("svg", "png")),
+            "generations.html",
+        ]
+
+    def _trials(self, run: str) -> list[str]:
+        return self.config.run_definitions[run].trials
+
+    def _trial_folder(self, run: str, trial: str) -> str:
+        return f"results/{run}/steering/{trial}"
 
     def model_files(self, wildcards: Any) -> list[str]:
         """Local files whose change means that a model must be fetched again."""
@@ -131,6 +156,72 @@ class Workflow:
     def _layer_file(self, run: str, layer: int | str) -> str:
         read = self.config.run_definitions[run]
         return f"results/activations/{read.model}/{read.corpus}/{read.reading}/layer_{layer}.h5"
+
+    def steered_vectors(self, wildcards: Any) -> list[str]:
+        """The vector files of the layers that a trial steers."""
+        layers = self.config.trial_layers(wildcards.run, wildcards.trial)
+        return [f"results/{wildcards.run}/vectors/layer_{layer}.h5" for layer in layers]
+
+    def steered_activations(self, wildcards: Any) -> list[str]:
+        """The activations of the layers that a trial steers."""
+        layers = self.config.trial_layers(wildcards.run, wildcards.trial)
+        return [self._layer_file(wildcards.run, layer) for layer in layers]
+
+    def stories(self, wildcards: Any) -> str:
+        """The stories of a run's corpus."""
+        return f"results/corpora/{self.config.run_definitions[wildcards.run].corpus}/stories.parquet"
+
+    def trial_set(self, wildcards: Any) -> str:
+        """The set of a trial."""
+        return self.config.trials[wildcards.trial].set_
+
+    def trial_set_files(self, wildcards: Any) -> list[str]:
+        """Files that the set of a trial names; none are asked of a set that cannot be read yet."""
+        return list(read_set(self.trial_set(wildcards)).files)
+
+    def safe_ranges(self, wildcards: Any) -> list[str]:
+        """Safe ranges that a run measures at the layers of a trial."""
+        layers = self.config.trial_layers(wildcards.run, wildcards.trial)
+        return [
+            f"{self._trial_folder(wildcards.run, trial)}/safe_ranges.json"
+            for trial in self._trials(wildcards.run)
+            if isinstance(self.config.trials[trial], CostTrial)
+            and self.config.trial_layers(wildcards.run, trial) == layers
+        ]
+
+    def trial_findings(self, wildcards: Any) -> list[str]:
+        """The verdicts and safe ranges of a run's trials, in their order."""
+        return [self._finding(wildcards.run, trial) for trial in self._trials(wildcards.run)]
+
+    def trial_figures(self, wildcards: Any) -> list[str]:
+        """The figures of a run's trials."""
+        return [
+            f"{self._trial_folder(wildcards.run, trial)}/figures/{name}.svg"
+            for trial in self._trials(wildcards.run)
+            for name in STEERING_FIGURES[self.config.trials[trial].kind]
+        ]
+
+    def trial_pages(self, wildcards: Any) -> list[str]:
+        """The pages on which the items of a run's trials are looked up."""
+        return [f"{self._trial_folder(wildcards.run, trial)}/generations.html" for trial in self._trials(wildcards.run)]
+
+    def captions(self, wildcards: Any) -> list[str]:
+        """The captions of all figures on the page of a run."""
+        kinds = {self.config.trials[trial].kind for trial in self._trials(wildcards.run)}
+        names = [*FIGURES, *(name for kind in STEERING_FIGURES if kind in kinds for name in STEERING_FIGURES[kind])]
+        return [f"resources/report/captions/{name}.rst" for name in dict.fromkeys(names)]
+
+    def figure_tables(self, wildcards: Any) -> list[str]:
+        """What the figures of a trial are drawn from."""
+        folder, kind = self._trial_folder(wildcards.run, wildcards.trial), self.config.trials[wildcards.trial].kind
+        if kind == "cost":
+            return [f"{folder}/safe_ranges.json"]
+        names = ["verdict.json", "effects.parquet"] + ["preferences.json"] * (kind == "preference")
+        return [f"{folder}/{name}" for name in names]
+
+    def _finding(self, run: str, trial: str) -> str:
+        name = "safe_ranges.json" if isinstance(self.config.trials[trial], CostTrial) else "verdict.json"
+        return f"{self._trial_folder(run, trial)}/{name}"
 
     def norm_files(self, wildcards: Any) -> list[str]:
         """Files of a run's norms, in the order of its list."""
@@ -228,6 +319,89 @@ class Workflow:
         run = self.config.run_definitions[wildcards.run]
         return {**run.clusters.model_dump(), "seed": run.statistics.seed}
 
+    def directions_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `steering_directions`."""
+        trial = self.config.trials[wildcards.trial]
+        return {"emotions": trial.vectors, "controls": trial.controls.model_dump(), "seed": trial.seed}
+
+    def trial_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `steering_trial`."""
+        trial = self.config.trials[wildcards.trial]
+        model = self.config.models[self.config.run_definitions[wildcards.run].model]
+        common = {"kind", "strengths", "n", "seed", "positions", "generation"}
+        settings = common | {"judge", "texts", "questions", "choices"}
+        return {
+            "positions": "all",
+            **trial.model_dump(include=settings),
+            "layer": self.config.run_layer(wildcards.run),
+            **model.model_dump(include={"dtype", "quantization", "token_budget", "trust_remote_code"}),
+        }
+
+    def trial_gpus(self, wildcards: Any) -> int:
+        """GPUs a trial asks for: those of the run's model."""
+        return self.config.models[self.config.run_definitions[wildcards.run].model].gpus
+
+    def safety_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `safe_ranges`."""
+        trial = self.config.trials[wildcards.trial]
+        statistics = self.config.run_definitions[wildcards.run].statistics
+        return {
+            "trial": wildcards.trial,
+            "gates": trial.gates.model_dump(),
+            "bootstrap": statistics.bootstrap,
+            "seed": trial.seed,
+        }
+
+    def verdict_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `trial_verdicts`."""
+        trial = self.config.trials[wildcards.trial]
+        content = read_set(trial.set_)
+        statistics = self.config.run_definitions[wildcards.run].statistics
+        rate = trial.kind == "behaviour"
+        outcome = content.outcome.name if rate else {"expression": "logprob:{}"}.get(trial.kind, trial.kind)
+        endpoints = [
+            {
+                "vector": vector,
+                "outcome": outcome.format(vector),
+                "sign": sign,
+                "smallest_effect": trial.smallest_effect,
+                "bounds": [0, 1] if rate else None,
+            }
+            for vector, sign in self.config.trial_predictions(wildcards.trial).items()
+        ]
+        return {
+            "described": {
+                "trial": wildcards.trial,
+                "kind": trial.kind,
+                "title": content.about,
+                "unit": "rate" if rate else "nats",
+            },
+            "endpoints": endpoints,
+            "alpha": trial.alpha,
+            "bootstrap": statistics.bootstrap,
+            "permutations": statistics.permutations,
+            "seed": trial.seed,
+        }
+
+    def preference_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `preferences`."""
+        statistics = self.config.run_definitions[wildcards.run].statistics
+        return statistics.model_dump(include={"bootstrap", "permutations", "seed"})
+
+    def trial_figure_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `trial_figures`."""
+        return {"dpi": self.config.run_definitions[wildcards.run].figures.dpi}
+
+    def generations_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `generations`."""
+        return {"title": f"{wildcards.run}, trial {wildcards.trial}"}
+
+    def trial_plan(self, _wildcards: Any) -> str:
+        """What the trials of the selected runs will take and can show, in words."""
+        from affectome.steering.planning import plan_trials
+
+        return plan_trials(self.config)
+
     def figure_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `figures`."""
         run = self.config.run_definitions[wildcards.run]
@@ -254,6 +428,7 @@ class Workflow:
             "corpus": {"name": run.corpus, **self.config.corpora[run.corpus].model_dump(**dump)},
             "reading": {"name": run.reading, **self.config.readings[run.reading].model_dump(**dump)},
             "norms": {name: self.config.norms[name].model_dump(**dump) for name in run.norms},
+            "trials": {name: self.config.trials[name].model_dump(**dump) for name in run.trials},
         }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from docutils.core import publish_doctree
 
-from affectome.figures import FIGURES
+from affectome.figures import FIGURES, STEERING_FIGURES
 from affectome.report.page import caption, headline, verdict, write_page
 
 TEXTS = Path(__file__).resolve().parents[2] / "resources" / "report"
@@ -65,6 +65,70 @@ SUMMARY = {
 }
 
 
+def entry(verdict: str, outcome: str, **changed) -> dict:
+    """What a verdict.json says of one vector."""
+    return {
+        "verdict": verdict,
+        "reasons": [f"It is {verdict}.", "With a second sentence."],
+        "outcome": outcome,
+        "sign": 1,
+        "strength": 0.025,
+        "safe": [-0.1, 0.05],
+        "baseline": {"mean": -6.754, "ci": [-7.7, -5.7]},
+        "effect": {"mean": 0.966, "ci": [-0.236, 1.176], "p_holm": 0.0048, "n_prompts": 12, "n_items": 12},
+        "controls": {
+            "random:0": {"strength": 0.025, "effect": -0.41, "difference": 1.1, "difference_low": 0.93},
+            # Closest is what is left behind least surely, and not what has the largest effect.
+            "topic:home": {"strength": 0.025, "effect": 0.07, "difference": 0.89, "difference_low": -0.12},
+            "shuffled:0": {"strength": 0.025, "effect": 0.33, "difference": 0.7, "difference_low": 0.5},
+        },
+        "asking": {"mean": 4.395, "ci": [3.272, 5.396]},
+        "dose": {},
+        "detectable": 0.363,
+        **changed,
+    }
+
+
+VERDICT = {
+    "trial": "words",
+    "kind": "expression",
+    "title": "What is said of feelings.",
+    "unit": "nats",
+    "alpha": 0.05,
+    "smallest_effect": 0.5,
+    "n": {"prompts": 24, "items_per_condition": 1024, "split": "prompt", "chosen_on": 11, "reported_on": 13,
+          "unit": "prompt"},
+    "counts": {"supported": 1, "not supported": 1, "inconclusive": 1},
+    "vectors": {
+        "afraid": entry("supported", "logprob:afraid"),
+        "calm": entry("not supported", "logprob:calm", sign=-1),
+        "proud": entry("inconclusive", "logprob:proud", strength=None, safe=[0.0, 0.0], effect=None, controls={},
+                       asking=None, detectable=None),
+    },
+}  # fmt: skip
+
+
+def curve(**failed: list[float]) -> list[dict]:
+    """Measured strengths, with the gates that fail at each."""
+    return [
+        {"strength": strength, "gates": {gate: strength not in failed.get(gate, []) for gate in GATES}}
+        for strength in (-0.1, -0.05, 0.0, 0.05, 0.1)
+    ]
+
+
+GATES = {"perplexity_ratio": 1.5, "completion": 0.95, "accuracy_drop": 0.02, "repetition": 0.1}
+SAFE = {
+    "trial": "price",
+    "gates": GATES,
+    "n": {"texts": 8, "questions": 2000, "generations": 6},
+    "baseline": {"accuracy": 0.65, "completion": 0.9, "repetition": 0.013},
+    "vectors": {
+        "afraid": {"low": -0.05, "high": 0.05, "curve": curve(completion=[-0.1, 0.1], repetition=[-0.1])},
+        "calm": {"low": -0.1, "high": 0.0, "curve": curve(perplexity_ratio=[0.05, 0.1])},
+    },
+}
+
+
 class Page(HTMLParser):
     """Checks that tags nest, and collects text, tags and table rows."""
 
@@ -94,7 +158,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("style", "script"):
             self.text.append(data)
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data.strip()
 
 
@@ -106,7 +170,9 @@ def make(tmp_path):
     for name in FIGURES:
         (figures / f"{name}.svg").write_text(f"<svg>{name}</svg>", encoding="utf-8")
 
-    def write(summary: dict = SUMMARY, title: str = "A run", norms: dict = NORMS, leaks: bool = True) -> str:
+    def write(
+        summary: dict = SUMMARY, title: str = "A run", norms: dict = NORMS, leaks: bool = True, trials: tuple = ()
+    ) -> str:
         contents = {
             "summary": summary,
             "screening": {"rules": {"leaks": leaks}},
@@ -115,7 +181,16 @@ def make(tmp_path):
         paths = [tmp_path / f"{name}.json" for name in contents]
         for path, content in zip(paths, contents.values(), strict=True):
             path.write_text(json.dumps(content), encoding="utf-8")
-        write_page(*paths, figures, tmp_path / "summary.html", title, norms)
+        results = []
+        for number, found in enumerate(trials):
+            kind = found.get("kind", "cost")
+            folder = tmp_path / "steering" / f"trial{number}"
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            for name in STEERING_FIGURES[kind]:
+                (folder / "figures" / f"{name}.svg").write_text(f"<svg>{number} {name}</svg>", encoding="utf-8")
+            results.append(folder / ("safe_ranges.json" if kind == "cost" else "verdict.json"))
+            results[-1].write_text(json.dumps(found), encoding="utf-8")
+        write_page(*paths, figures, tmp_path / "summary.html", title, norms, results)
         return (tmp_path / "summary.html").read_text(encoding="utf-8")
 
     return write
@@ -263,6 +338,151 @@ def test_the_same_numbers_give_the_same_page(make):
     assert make() == make()
 
 
+# ---------------------------------------------------------------- steering
+
+
+def ids(page: Page) -> set:
+    return {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+
+
+def test_runs_without_trials_say_nothing_of_steering(make):
+    page = Page(make())
+    assert "steering" not in ids(page)
+    assert "Does steering work here?" not in page.said
+
+
+def test_runs_with_trials_do_not_say_that_nothing_was_steered(make):
+    page = Page(make(trials=(VERDICT, SAFE)))
+    assert "steering" in ids(page)
+    assert "nothing was steered here" not in page.said
+    assert "what the model does when it is steered is another question, asked below" in page.said
+    only_cost = Page(make(trials=(SAFE,))).said
+    assert "nothing was steered here" not in only_cost
+    assert "steering was tried here only for what it costs" in only_cost
+    assert "This run asked what steering costs, and not what it does." in only_cost
+    assert "How it was computed: every condition" not in only_cost
+
+
+def test_steering_is_answered_in_a_sentence(make):
+    def counted(supported: int, excluded: int, open_: int) -> dict:
+        return {**VERDICT, "counts": {"supported": supported, "not supported": excluded, "inconclusive": open_}}
+
+    said = Page(make(trials=(counted(4, 0, 2),))).said
+    assert "Along 4 of 6 vectors steering did what was predicted beyond all controls, inside the safe range." in said
+    assert "inside the safe range. For 2 the trial cannot tell." in said
+    assert "is ruled out" not in said.partition("How to read this")[0]
+    said = Page(make(trials=(counted(0, 3, 0),))).said
+    assert "Along none of 3 vectors steering was shown to do what was predicted" in said
+    assert "For 3 an effect of the size of interest is ruled out" in said
+    said = Page(make(trials=(counted(1, 0, 0),))).said
+    assert "Along 1 of 1 vector steering did" in said
+    assert "cannot tell." not in said.partition("How to read this")[0]
+
+
+def test_several_trials_are_answered_together_and_one_by_one(make):
+    other = {
+        **deepcopy(VERDICT),
+        "trial": "deeds",
+        "kind": "behaviour",
+        "counts": {"supported": 0, "not supported": 0, "inconclusive": 3},
+    }
+    for found in other["vectors"].values():
+        found["verdict"] = "inconclusive"
+    page = Page(make(trials=(SAFE, VERDICT, other)))
+    assert "1 of 6 predictions in 2 trials was borne out: steering did what was predicted" in page.said
+    assert "For 4 the trials cannot tell." in page.said
+    assert "words: ✓ supported for afraid; ✗ not supported for calm; ? inconclusive for 1." in page.said
+    assert "deeds: ? inconclusive for 3." in page.said
+    links = {attributes.get("href") for tag, attributes in page.tags if tag == "a"}
+    assert {"#trial-1", "#trial-2"} <= links
+    assert {"trial-1", "trial-2"} <= ids(page)
+    none = Page(make(trials=(other, other))).said
+    assert (
+        "None of 6 predictions in 2 trials was borne out: nowhere was steering shown to do what was predicted" in none
+    )
+
+
+def test_verdicts_are_those_of_the_file(make):
+    page = Page(make(trials=(VERDICT,)))
+    rows = {row[0]: row for row in page.rows if len(row) == 11}
+    effect, asking = "0.97−0.24 to 1.18", "4.393.27 to 5.40"
+    numbers = ["0.025", "−0.1 to 0.05", "−6.75", effect, "0.005", "topic:home, 0.07", asking, "0.36"]
+    assert rows["afraid"] == ["afraid", "logprob up", "✓\u00a0supported", *numbers]
+    assert rows["calm"][1:3] == ["logprob down", "✗\u00a0not supported"]
+    assert rows["proud"][1:] == ["logprob up", "?\u00a0inconclusive", "–", "none", "−6.75", *"–––––"]
+    assert "24 prompts, 1,024 items per condition; the strength was chosen on 11 prompts" in page.said
+    assert "and baseline, effects and p are from the other 13." in page.said
+    assert "Smallest effect of interest: 0.50 (nats). Corrected level: 0.05." in page.said
+    assert "inconclusive: It is inconclusive. With a second sentence." in page.said
+    assert "every item counts by itself" not in page.said
+
+
+def test_what_limits_a_trial_is_said(make):
+    trial = deepcopy(VERDICT)
+    trial["n"]["unit"] = "item"
+    trial["vectors"]["afraid"]["safe"] = None
+    trial["vectors"]["afraid"]["controls"]["random:0"]["difference_low"] = None
+    page = Page(make(trials=(trial,)))
+    assert "so few prompts that every item counts by itself" in page.said
+    (row,) = [row for row in page.rows if row[0] == "afraid"]
+    assert row[4] == "not measured"
+    assert row[8] == "random:0, −0.41"
+
+
+def test_costs_are_those_of_the_file(make):
+    page = Page(make(trials=(SAFE,)))
+    ends = "texts that end by themselves"
+    assert ["afraid", "−0.05 to 0.05", f"at −0.1: {ends}, repetition", f"at 0.1: {ends}"] in page.rows
+    assert ["calm", "−0.1 to 0", "none tested", "at 0.05: perplexity of neutral text"] in page.rows
+    assert "1 of 2 vectors has a positive strength at which the model still works" in page.said
+    assert "at most 1.50 times" in page.said
+    assert "at least 95 % as many texts" in page.said
+    assert "no more than 2 percentage points beyond noise, and repetition no more than 0.10 higher" in page.said
+    assert "8 neutral texts, 2,000 questions and 6 texts" in page.said
+    assert "65 % right answers, 90 % of texts end by themselves, repetition 0.01" in page.said
+
+
+def test_figures_of_trials_are_inside_and_texts_are_linked(make):
+    page = Page(make(trials=(VERDICT, SAFE)))
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    contents = [base64.b64decode(image["src"].partition(",")[2]).decode() for image in images]
+    assert contents[:3] == ["<svg>0 dose_response</svg>", "<svg>0 specificity</svg>", "<svg>1 cost_curves</svg>"]
+    assert all(caption(name) in page.said for name in ("dose_response", "specificity", "cost_curves"))
+    links = {attributes.get("href") for tag, attributes in page.tags if tag == "a"}
+    assert {"steering/trial0/generations.html", "steering/trial1/generations.html"} <= links
+
+
+def test_tall_figures_are_folded(make):
+    many = {**VERDICT, "vectors": {f"v{n}": entry("supported", "x") for n in range(17)}}
+    assert "Show the figure (a tall one)" in Page(make(trials=(many,))).said
+    assert "Show the figure (a tall one)" not in Page(make(trials=(VERDICT,))).said
+
+
+def test_sections_on_steering_are_accessible_and_stand_alone(make):
+    source = make(trials=(VERDICT, SAFE, {**VERDICT, "trial": "again"}))
+    page = Page(source)
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("caption") == tags.count("table") == 4 + 3
+    assert "script" not in tags
+    assert not re.search(r"@import|url\(", source)
+    regions = [attributes["aria-label"] for _, attributes in page.tags if "aria-label" in attributes]
+    assert len(regions) == len(set(regions))
+
+
+def test_names_of_trials_are_text_and_never_markup(make):
+    hostile = "<script>alert(1)</script>"
+    trial = {**deepcopy(VERDICT), "trial": hostile, "title": hostile, "unit": hostile}
+    trial["vectors"] = {hostile: entry("supported", f"logprob:{hostile}", reasons=[hostile])}
+    trial["vectors"][hostile]["controls"] = {hostile: VERDICT["vectors"]["afraid"]["controls"]["random:0"]}
+    cost = {**SAFE, "trial": hostile + "2", "vectors": {hostile: SAFE["vectors"]["afraid"]}}
+    source = make(trials=(trial, cost))
+    assert hostile not in source
+    assert "script" not in {tag for tag, _ in Page(source).tags}
+
+
 @pytest.mark.parametrize("file", sorted(path.relative_to(TEXTS).as_posix() for path in TEXTS.rglob("*.rst")))
 def test_texts_are_plain_restructured_text(file):
     """`snakemake --report` renders them as templates of reStructuredText, the page shows them as they stand."""
@@ -276,4 +496,6 @@ def test_texts_are_plain_restructured_text(file):
 
 
 def test_every_figure_has_a_caption():
-    assert {path.stem for path in (TEXTS / "captions").iterdir()} == {*FIGURES, "summary"}
+    steering = {name for figures in STEERING_FIGURES.values() for name in figures}
+    others = {"summary", "generations", "trial_figures"}
+    assert {path.stem for path in (TEXTS / "captions").iterdir()} == {*FIGURES, *steering, *others}

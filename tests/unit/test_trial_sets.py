@@ -492,6 +492,12 @@ def test_a_missing_file_and_a_repeated_key_are_said(tmp_path: Path) -> None:
         (
             "preference",
             "activities.tsv",
+            "activity\tcategory\nread a book\tcalm\nread, a book\tcalm\nrow\tsport\n",
+            "activity 'read a book' differs from another in signs only",
+        ),
+        (
+            "preference",
+            "activities.tsv",
             "activity\tkind\nread\tcalm\n",
             "has no column category; it has activity, kind",
         ),

@@ -50,6 +50,64 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
         "corpora.starter.emotions",
         "at least 3",
     ),
+    "no strengths": ({"trials": {"expression": {"strengths": []}}}, "trials.expression.strengths", "is empty"),
+    "strength 0": ({"trials": {"expression": {"strengths": [0.0, 0.1]}}}, "trials.expression.strengths", "baseline"),
+    "unknown kind of trial": ({"trials": {"expression": {"kind": "expresion"}}}, "trials.expression", "preference"),
+    "unknown trial": ({"run_definitions": {"demo": {"trials": ["expresion"]}}}, f"{DEMO}.trials", "'expression'"),
+    "trial set missing": (
+        {"trials": {"expression": {"set": "nope.yaml"}}},
+        "trials.expression.set",
+        "nope.yaml",
+    ),
+    "trial set of another kind": (
+        {"trials": {"expression": {"set": "resources/trials/cost.yaml"}}},
+        "trials.expression.set",
+        "kind cost",
+    ),
+    "vector of no emotion": (
+        {"trials": {"cost": {"vectors": ["afriad"]}}, "run_definitions": {"demo": {"trials": ["cost"]}}},
+        "trials.cost.vectors",
+        "did you mean 'afraid'",
+    ),
+    "vector without a measured cost": (
+        {"trials": {"expression": {"vectors": ["afraid", "bored"]}}},
+        "trials.expression.vectors",
+        "measures bored at layer 20",
+    ),
+    "nothing predicted": (
+        {
+            "trials": {"preference": {"vectors": ["bored"]}, "preference-cost": {"vectors": ["bored"]}},
+            "run_definitions": {"demo": {"trials": ["preference", "preference-cost"]}},
+        },
+        "trials.preference.predictions",
+        "up or down",
+    ),
+    "no judge": (
+        {
+            "trials": {"refusal": {"judge": None}, "behaviour-cost": {"vectors": ["afraid"]}},
+            "run_definitions": {"demo": {"trials": ["refusal", "behaviour-cost"]}},
+        },
+        "trials.refusal.judge",
+        "scored by a judge",
+    ),
+    "a judge with nothing to judge": (
+        {
+            "trials": {"sycophancy": {"judge": "keywords"}},
+            "run_definitions": {"demo": {"trials": ["sycophancy", "behaviour-cost"]}},
+        },
+        "trials.sycophancy.judge",
+        "remove the key",
+    ),
+    "too few random controls": (
+        {"trials": {"expression": {"controls": {"random": 4}}}},
+        "trials.expression.controls.random",
+        "greater than or equal to 5",
+    ),
+    "steered layer without vectors": (
+        {"trials": {"cost": {"layers": 5}}, "run_definitions": {"demo": {"layers": [20, 21], "trials": ["cost"]}}},
+        "trials.cost.layers",
+        "no vectors at layer 5",
+    ),
     "layer out of range": ({"run_definitions": {"demo": {"layer": 30}}}, f"{DEMO}.layer", "0 to 29"),
     "layers past the end": (
         {"models": {"smollm2-135m": {"layers": "8:32:3"}}},

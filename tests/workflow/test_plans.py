@@ -14,6 +14,7 @@ pytestmark = pytest.mark.workflow
 RUNS = {
     "demo": (30, 1, {"import_corpus"}),
     "demo-literary": (30, 1, {"import_corpus"}),
+    "demo-steering": (30, 1, {"import_corpus"}),
     "gemma4-e2b": (35, 1, {"write_stories", "write_dialogues"}),
     "gemma4-e4b-medium": (42, 4, {"write_stories", "write_dialogues"}),
     "gemma4-e4b-full": (42, 32, {"write_stories", "write_dialogues"}),
@@ -35,7 +36,11 @@ def test_a_named_run_plans(project: Path, run: str) -> None:
     assert plan["collect_activations"] == shards
     assert plan["layer_activations"] == plan["emotion_vectors"] == layers
     assert {rule for rule in plan if rule.startswith(("import", "write"))} == corpus
-    once = set(plan) - {"collect_activations", "layer_activations", "emotion_vectors"}
+    trials = {"demo": 2, "demo-steering": 2, "gemma4-e2b": 2, "gemma4-31b": 2}.get(run, 0)
+    assert plan.get("steering_trial", 0) == plan.get("steering_directions", 0) == trials
+    assert plan.get("generations", 0) == trials
+    several = {"collect_activations", "layer_activations", "emotion_vectors"}
+    once = set(plan) - several - {"steering_trial", "steering_directions", "generations", "trial_figures"}
     assert {plan[rule] for rule in once} == {1}
     assert sum(plan.values()) < 500
 

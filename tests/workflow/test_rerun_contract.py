@@ -17,24 +17,32 @@ FIGURES = {"figures"} | PAGES
 RECORDS = {"summary", "manifest"}
 PROFILE = {"norm_correlations", "layer_profile"} | FIGURES | RECORDS
 ANALYSES = {"geometry", "similarity", "clusters"} | PROFILE
+VERDICTS = {"trial_verdicts", "trial_figures"} | RECORDS | PAGES
+SAFETY = {"safe_ranges"} | VERDICTS
+TRIALS = {"steering_trial", "generations"} | SAFETY
 VECTORS = {"emotion_vectors", "export_vectors"} | ANALYSES
-ACTIVATIONS = {"collect_activations", "layer_activations"} | VECTORS
+STEERED = {"steering_directions"} | TRIALS
+ACTIVATIONS = {"collect_activations", "layer_activations"} | VECTORS | STEERED
 CORPUS = {"import_corpus", "screen_corpus"} | ACTIVATIONS
 
 # Settings: where in the overlay, the new value, the rules that then run.
 SETTINGS: dict[str, tuple[str, object, set[str]]] = {
     "nothing": (f"run_definitions/{RUN}/components", 5, set()),
-    "a figure's resolution": (f"run_definitions/{RUN}/figures", {"dpi": 80}, FIGURES),
+    "a figure's resolution": (f"run_definitions/{RUN}/figures", {"dpi": 80}, FIGURES | {"trial_figures"}),
     "a figure's labels": (f"run_definitions/{RUN}/figures", {"labels": 3}, FIGURES),
     "the title": (f"run_definitions/{RUN}/title", "Another title", PAGES | {"manifest"}),
-    "denoising": (f"run_definitions/{RUN}/denoising", "off", VECTORS),
-    "reference": (f"run_definitions/{RUN}/reference", "rest", VECTORS),
+    "denoising": (f"run_definitions/{RUN}/denoising", "off", VECTORS | STEERED),
+    "reference": (f"run_definitions/{RUN}/reference", "rest", VECTORS | STEERED),
     "seed": (f"run_definitions/{RUN}/statistics/seed", 7, {"clusters"} | PROFILE),
-    "permutations": (f"run_definitions/{RUN}/statistics/permutations", 199, PROFILE),
+    "permutations": (f"run_definitions/{RUN}/statistics/permutations", 199, PROFILE | VERDICTS),
     "clusters": (f"run_definitions/{RUN}/clusters", {"k": 3}, {"clusters", "manifest"} | FIGURES),
     "pairs": (f"run_definitions/{RUN}/pairs", 4, {"similarity"} | FIGURES | RECORDS),
     "norms after the first": (f"run_definitions/{RUN}/norms", ["russell-mehrabian"], PROFILE),
-    "the headline layer": (f"run_definitions/{RUN}/layer", 1, FIGURES | RECORDS),
+    "the headline layer": (f"run_definitions/{RUN}/layer", 1, FIGURES | RECORDS | STEERED),
+    "a trial's strengths": ("trials/expression/strengths", [0.2], TRIALS - {"safe_ranges"}),
+    "a trial's level": ("trials/expression/alpha", 0.1, VERDICTS),
+    "a cost trial's gates": ("trials/cost/gates", {"repetition": 0.2}, SAFETY),
+    "a trial's controls": ("trials/expression/controls", {"random": 6}, STEERED - {"safe_ranges"}),
     "pooling": ("readings/from-50", {"pooling": {"from": 40}, "min_tokens": 10}, ACTIVATIONS),
     "tokens per batch": ("models/tiny/token_budget", 1024, ACTIVATIONS),
     "screening": ("corpora/small/screening", {"min_words": 41}, {"screen_corpus"} | ACTIVATIONS),
@@ -58,12 +66,24 @@ FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
     "logging": ("src/affectome/progress.py", replace("LOG_INTERVAL_S = 30.0", "LOG_INTERVAL_S = 10.0"), set()),
     "the README": ("README.md", replace("affectome", "affectome "), set()),
     "pooling code": ("src/affectome/activations/pooling.py", replace("0.0)", "0.5)"), ACTIVATIONS),
-    "vector code": ("src/affectome/vectors/contrasts.py", replace("2 * r", "3 * r"), VECTORS),
+    "vector code": ("src/affectome/vectors/contrasts.py", replace("2 * r", "3 * r"), VECTORS | STEERED),
     "one analysis": ("src/affectome/analyses/similarity.py", replace("k=1", "k=2"), {"similarity"} | FIGURES | RECORDS),
     "figure code": (
         "src/affectome/figures/draw.py",
         replace("def draw_figures", "PLANTED = 1\n\n\ndef draw_figures"),
         FIGURES,
+    ),
+    "steering code": ("src/affectome/steering/passes.py", replace("WRITING = 4", "WRITING = 2"), TRIALS),
+    "verdict code": ("src/affectome/steering/verdict.py", replace("MIN_NULL = 5", "MIN_NULL = 6"), VERDICTS),
+    "a trial set": (
+        "resources/trials/cost.yaml",
+        replace("What is the Moon?", "What is the Sun?"),
+        TRIALS,
+    ),
+    "the page of what was written": (
+        "resources/report/generations.html.j2",
+        replace("</body>", "<!-- More. --></body>"),
+        {"generations"} | PAGES,
     ),
     "the page's template": ("resources/report/summary.html.j2", replace("</body>", "<p>More.</p></body>"), PAGES),
     "a caption": ("resources/report/captions/spectrum.rst", lambda file: file.write_text("Another caption.\n"), PAGES),
@@ -125,6 +145,8 @@ def test_a_changed_file_runs_what_depends_on_what_it_does(project: Path, file: s
         ("vectors/layer_1.h5", "emotion_vectors", VECTORS),
         ("analyses/similarity.json", "similarity", {"similarity"} | FIGURES | RECORDS),
         ("figures/spectrum.svg", "figures", FIGURES),
+        ("steering/cost/safe_ranges.json", "safe_ranges", SAFETY),
+        ("steering/expression/items.parquet", "steering_trial", TRIALS - {"safe_ranges"}),
         ("summary.json", "summary", RECORDS | PAGES),
         ("manifest.json", "manifest", {"manifest"}),
     ],

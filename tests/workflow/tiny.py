@@ -42,7 +42,24 @@ def tiny_config(project: Path, shards: int = 1) -> dict[str, Any]:
                 "reading": "from-50",
                 "norms": ["russell-mehrabian", "glasgow"],
                 "statistics": {"bootstrap": 100, "permutations": 99},
+                "trials": ["expression", "cost"],
             }
+        },
+        "trials": {
+            "expression": {
+                "vectors": ["happy", "sad"],
+                "strengths": [0.1],
+                "n": 2,
+                "generation": {"max_new_tokens": 4},
+            },
+            "cost": {
+                "vectors": ["happy", "sad"],
+                "strengths": [0.1],
+                "n": 2,
+                "texts": 2,
+                "questions": 2,
+                "generation": {"max_new_tokens": 4},
+            },
         },
     }
 

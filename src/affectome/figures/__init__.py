@@ -20,3 +20,15 @@ FIGURES = {
     "similarity": Filed("Cosine similarity", "Similarity and clusters"),
     "dendrogram": Filed("Hierarchy of emotions", "Similarity and clusters"),
 }
+
+_DOSE_RESPONSE = {"dose_response": Filed("Effect by strength of steering", "Steering")}
+
+# Every figure of a trial by its kind and by file name, in the order in which they are shown.
+STEERING_FIGURES = {
+    "expression": _DOSE_RESPONSE | {"specificity": Filed("Own words against those of other emotions", "Steering")},
+    "behaviour": _DOSE_RESPONSE,
+    "preference": _DOSE_RESPONSE | {"preference": Filed("What is preferred, and what steering changes", "Steering")},
+    "cost": {"cost_curves": Filed("What steering costs, by strength", "Steering")},
+}
+# Beside the words of verdicts and never instead of them.
+VERDICT_MARKS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}

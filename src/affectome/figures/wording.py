@@ -15,6 +15,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def strength(value: float | None) -> str:
+    """A strength of steering with as many decimals, up to four, as it has."""
+    text = number(value, 4)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def interval(bounds: Sequence[float | None] | None) -> str:
     """The two `bounds` of a 95 % interval as `0.31 to 0.77`; a dash where one is missing."""
     if bounds is None or None in bounds:

@@ -11,13 +11,16 @@ from affectome.files import read_json
 
 
 def headline(folder: str | Path) -> str:
-    """The held-out correlations at the headline layer of the run in `folder`, and the files to open next."""
+    """Held-out correlations at the headline layer of the run in `folder`, its verdicts, and the files to open next."""
     summary = read_json(Path(folder, "summary.json"))
     layer = summary["layer"]["auto"]
     lines = [f"{summary['run']}: {summary['model']['name']}, layer {layer} of {summary['model']['blocks']}"]
     for norm, found in summary["layers"][str(layer)]["norms"].items():
         results = [_result(name, found[name]) for name in ("valence", "arousal") if name in found]
         lines.append(f"  {norm}, {found['n']} words: " + ("; ".join(results) or "too few words"))
+    for trial, found in summary["steering"].items():
+        if "verdicts" in found:
+            lines.append(f"  steering, trial {trial}: {_counted(found['verdicts'])}")
     lines += [
         "",
         f"  read        {Path(folder, 'summary.html')}",
@@ -26,6 +29,14 @@ def headline(folder: str | Path) -> str:
         f"  full report .venv/bin/snakemake --report {Path(folder, 'report.zip')}",
     ]
     return "\n".join(lines)
+
+
+def _counted(verdicts: dict[str, str]) -> str:
+    """How many vectors got each verdict, and which: `supported 2 (afraid, sad); inconclusive 1 (calm)`."""
+    by_verdict: dict[str, list[str]] = {}
+    for vector, verdict in verdicts.items():
+        by_verdict.setdefault(verdict, []).append(vector)
+    return "; ".join(f"{verdict} {len(names)} ({', '.join(names)})" for verdict, names in by_verdict.items())
 
 
 def _result(dimension: str, found: dict[str, Any]) -> str:

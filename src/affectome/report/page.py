@@ -1,7 +1,7 @@
 """The page of a run that a person reads from top to bottom: one HTML file that needs no script and no network."""
 
 import base64
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,8 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import t as student_t
 
 from affectome.figures import FIGURES
-from affectome.figures.wording import interval, number, p_equation, p_value
+from affectome.figures.wording import interval, number, p_equation, p_value, strength
 from affectome.files import read_json, replacing
+from affectome.report.steering import link, steering
 
 _TEXTS = Path(__file__).resolve().parents[3] / "resources" / "report"
 _DIMENSIONS = ("valence", "arousal", "dominance")
@@ -35,12 +36,15 @@ def write_page(
     output: str | Path,
     title: str,
     norms: dict[str, str],
+    trials: Sequence[str | Path] = (),
 ) -> None:
     """Write the page of one run to `output`.
 
     `summary`, `screening` and `correlations` are the run's files of these names, `figures` the folder with its figures,
-    `norms` the citation of every norm by name; the first norm is the one of the headline.
+    `norms` the citation of every norm by name; the first norm is the one of the headline. `trials` are the results of
+    the run's steering trials in the order of the page, see `affectome.report.steering`.
     """
+    interactive = Path(figures) / "pc_scatter.html"
     found = read_json(summary)
     screened = read_json(screening)
     related = read_json(correlations)
@@ -58,6 +62,7 @@ def write_page(
         "interval": interval,
         "p": p_value,
         "equation": p_equation,
+        "strength": strength,
         "count": "{:,}".format,
     }
     text = environment.get_template("summary.html.j2").render(
@@ -76,8 +81,9 @@ def write_page(
         least=related["min_words"],
         bootstrap=related["bootstrap"],
         permutations=related["permutations"],
-        figures=[_figure(Path(figures), name) for name in FIGURES],
-        interactive=_beside(Path(figures) / "pc_scatter.html", Path(output)),
+        figures=[_figure(Path(figures), name, filed.title) for name, filed in FIGURES.items()],
+        interactive=link(interactive, Path(output)) if interactive.exists() else None,
+        steering=steering(trials, Path(output), _figure) if trials else None,
         layers=sorted(found["layers"].items(), key=lambda item: int(item[0])),
     )
     with replacing(output) as temporary:
@@ -126,11 +132,6 @@ def caption(name: str) -> str:
     return " ".join((_TEXTS / "captions" / f"{name}.rst").read_text(encoding="utf-8").split())
 
 
-def _figure(folder: Path, name: str) -> dict[str, str]:
+def _figure(folder: Path, name: str, title: str) -> dict[str, str]:
     image = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode("ascii")
-    return {"name": name, "title": FIGURES[name].title, "caption": caption(name), "image": image}
-
-
-def _beside(file: Path, page: Path) -> str | None:
-    """`file` as a link from `page`, or None where there is no such file."""
-    return Path(os.path.relpath(file, page.parent)).as_posix() if file.exists() else None
+    return {"name": name, "title": title, "caption": caption(name), "image": image}

@@ -3,8 +3,9 @@
 Keys: `run`, `model{name, blocks, width, revision}`, `corpus{name, stories, emotions, neutral, dropped}`,
 `layer{auto}` (the headline layer), `layers{L: {explained_variance[≤5], norms{norm: {n, dimension{component, r, ci, p,
 plane_r, plane_p, loo_r, loo_ci, loo_p}}}, reliability_mean, residual_norm, neutral_components}}`,
-`pairs{similar, opposed}` at the headline layer, `tokens`, `tokens_per_second`, `fingerprints`. `corpus.stories` and
-`corpus.neutral` count texts that were read; `corpus.dropped` counts by reason those that were not, of both kinds.
+`pairs{similar, opposed}` at the headline layer, `steering{trial: {verdicts{vector: verdict}} or {safe{vector: [low,
+high]}}}`, `tokens`, `tokens_per_second`, `fingerprints`. `corpus.stories` and `corpus.neutral` count texts that were
+read; `corpus.dropped` counts by reason those that were not, of both kinds.
 """
 
 from pathlib import Path
@@ -26,6 +27,7 @@ def write_summary(
     geometry: str | Path,
     correlations: str | Path,
     similarity: str | Path,
+    trials: list[str | Path],
     output: str | Path,
     run: str,
     corpus: str,
@@ -65,6 +67,7 @@ def write_summary(
             for number, item in by_layer.items()
         },
         "pairs": read_json(similarity)["layers"][str(layer)],
+        "steering": {found["trial"]: _of_trial(found) for found in map(read_json, trials)},
         "tokens": tokens,
         "tokens_per_second": tokens / seconds if seconds else None,
         "fingerprints": {
@@ -73,6 +76,13 @@ def write_summary(
         },
     }
     write_json(output, content)
+
+
+def _of_trial(found: dict[str, Any]) -> dict[str, Any]:
+    vectors = found["vectors"].items()
+    if "gates" in found:
+        return {"safe": {vector: [each["low"], each["high"]] for vector, each in vectors}}
+    return {"verdicts": {vector: each["verdict"] for vector, each in vectors}}
 
 
 def _of_norm(found: dict[str, Any]) -> dict[str, Any]:

@@ -251,9 +251,19 @@ class Expression(_Effect):
     words: dict[Text, Annotated[list[Text], Field(min_length=1)]] = Field(
         description="Emotion: the words that speak of it after 'feels', its adjective first."
     )
+    judge: Question | None = Field(
+        None, description="What a judge is asked about a story where the run has one, with {emotion} in the question."
+    )
+
+    @property
+    def judged(self) -> bool:
+        """Whether the set asks a judge."""
+        return self.judge is not None
 
     @model_validator(mode="after")
     def _distinct(self) -> "Expression":
+        if self.judge:
+            _placeholders("judge.question", self.judge.question, "{emotion}")
         _unique("prompts and generations", [*self.prompts, *self.generations])
         words = Counter(word for words in self.words.values() for word in words)
         for emotion, own in self.words.items():
@@ -311,6 +321,11 @@ class Behaviour(_Effect):
         None, description="Replies labelled by hand (.jsonl: prompt, reply, label), for a judge's agreement."
     )
     prompts: Annotated[list[Item], Field(min_length=1)]
+
+    @property
+    def judged(self) -> bool:
+        """Whether the set asks a judge."""
+        return isinstance(self.score, Judge)
 
     @model_validator(mode="after")
     def _fits(self) -> "Behaviour":
@@ -457,6 +472,11 @@ def read_set(path: str | Path) -> TrialSet:
     return content
 
 
+def name_of(activity: str) -> str:
+    """`activity` as the name of a prompt in tables."""
+    return re.sub(r"\W+", "-", activity).strip("-")
+
+
 def read_activities(path: str | Path) -> list[tuple[str, str]]:
     """Activities and their categories, in the order of a table (.tsv) with the columns `activity, category`.
 
@@ -475,6 +495,10 @@ def read_activities(path: str | Path) -> list[tuple[str, str]]:
     ]
     counts = Counter(activity for activity, _ in pairs)
     mistakes += [f"{path}: activity {name!r} stands {count} times" for name, count in counts.items() if count > 1]
+    names = Counter(name_of(activity) for activity in counts)
+    mistakes += [
+        f"{path}: activity {name!r} differs from another in signs only" for name in counts if names[name_of(name)] > 1
+    ]
     if len(pairs) < 2:
         mistakes.append(f"{path}: holds {len(pairs)} activities; a choice needs two")
     if mistakes:

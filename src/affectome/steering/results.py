@@ -1,0 +1,84 @@
+"""From the table of a trial to what it says: safe ranges of strength, effects, verdicts, preferences."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from affectome.files import read_json, write_json, write_table
+from affectome.steering.conditions import SCORE
+from affectome.steering.preferences import effects_against_probes, preferences
+from affectome.steering.safety import safe_ranges
+from affectome.steering.sets import read_activities, read_set
+from affectome.steering.verdict import Endpoint, effects_table, verdicts
+
+
+def long_scores(items: pd.DataFrame) -> pd.DataFrame:
+    """The scores of a trial's table as (direction, family, strength, prompt, sample, outcome, value), a row each."""
+    columns = [name for name in items.columns if name.startswith(SCORE)]
+    keys = ["direction", "family", "strength", "prompt", "sample"]
+    rows = items.melt(id_vars=keys, value_vars=columns, var_name="outcome", value_name="value")
+    rows["outcome"] = rows["outcome"].str.removeprefix(SCORE)
+    return rows.dropna(subset=["value"]).reset_index(drop=True)
+
+
+def write_safe_ranges(
+    items: str | Path, output: str | Path, trial: str, gates: dict[str, float], bootstrap: int, seed: int
+) -> None:
+    """Write the safe ranges of the cost trial `trial`, see `affectome.steering.safety`."""
+    write_json(output, {"trial": trial, **safe_ranges(long_scores(pd.read_parquet(items)), gates, bootstrap, seed)})
+
+
+def write_verdicts(
+    items: str | Path,
+    costs: Sequence[str | Path],
+    output: str | Path,
+    effects: str | Path,
+    described: dict[str, Any],
+    endpoints: Sequence[dict[str, Any]],
+    alpha: float,
+    bootstrap: int,
+    permutations: int,
+    seed: int,
+) -> None:
+    """Write the verdicts of a trial, and the effects of all its conditions; see `affectome.steering.verdict`.
+
+    `costs` are the safe ranges that were measured at the same layers; where several name a vector, the narrowest
+    counts. `described` opens the file: what the trial is, in words.
+    """
+    scores = long_scores(pd.read_parquet(items))
+    wanted = [
+        Endpoint(**{**endpoint, "bounds": endpoint["bounds"] and tuple(endpoint["bounds"])}) for endpoint in endpoints
+    ]
+    safe: dict[str, tuple[float, float]] = {}
+    for file in costs:
+        for vector, found in read_json(file)["vectors"].items():
+            low, high = safe.get(vector, (float("-inf"), float("inf")))
+            safe[vector] = max(low, found["low"]), min(high, found["high"])
+    table = effects_table(scores, wanted, bootstrap, permutations, seed)
+    found = verdicts(scores, wanted, safe, alpha, bootstrap, permutations, seed)
+    write_table(effects, table)
+    smallest = wanted[0].smallest_effect
+    write_json(output, {**described, "alpha": alpha, "smallest_effect": smallest, **found})
+
+
+def write_preferences(
+    items: str | Path,
+    notes: str | Path,
+    trial_set: str | Path,
+    verdict: str | Path,
+    effects: str | Path,
+    output: str | Path,
+    bootstrap: int,
+    permutations: int,
+    seed: int,
+) -> None:
+    """Write what is preferred without steering, and how that goes with the effects of steering, of a preference trial.
+
+    See `affectome.steering.preferences`; `verdict` and `effects` are the trial's files of these names.
+    """
+    activities = read_activities(read_set(trial_set).activities)
+    found = preferences(pd.read_parquet(items), read_json(notes), activities, bootstrap, permutations, seed)
+    against = effects_against_probes(read_json(verdict), pd.read_parquet(effects), found["probes"])
+    write_json(output, {**found, "effects_against_probes": against})
