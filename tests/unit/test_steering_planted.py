@@ -19,7 +19,7 @@ from affectome.corpus.tables import as_corpus, write_corpus
 from affectome.errors import UserError
 from affectome.files import read_json
 from affectome.steering.directions import make_directions, read_directions
-from affectome.steering.results import long_scores
+from affectome.steering.statistics import long_scores
 from affectome.steering.trial import run_trial
 from affectome.steering.verdict import Endpoint, verdicts
 from affectome.vectors.compute import emotion_vectors

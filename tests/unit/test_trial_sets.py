@@ -493,7 +493,7 @@ def test_a_missing_file_and_a_repeated_key_are_said(tmp_path: Path) -> None:
             "preference",
             "activities.tsv",
             "activity\tcategory\nread a book\tcalm\nread, a book\tcalm\nrow\tsport\n",
-            "activity 'read a book' differs from another in signs only",
+            "activities 'read a book' and 'read, a book' differ in signs only",
         ),
         (
             "preference",

@@ -22,8 +22,9 @@ from affectome.files import read_json
 from affectome.steering import instrument
 from affectome.steering.activities import couples, pairs
 from affectome.steering.directions import make_directions, read_directions
-from affectome.steering.results import long_scores, write_preferences
+from affectome.steering.results import write_preferences
 from affectome.steering.sets import name_of, read_set
+from affectome.steering.statistics import long_scores
 from affectome.steering.trial import run_trial
 from affectome.vectors.compute import emotion_vectors
 from tests.helpers import NEUTRAL, STORIES, collect, collect_spec, tiny_model, tiny_tokenizer, write_manifest

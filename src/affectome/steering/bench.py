@@ -145,7 +145,7 @@ class Bench:
         layers = ",".join(map(str, self.directions.units))
         return pd.DataFrame(
             {
-                "item": fingerprint([item.condition.__dict__, item.prompt, item.sample, layers, self.spec["seed"]]),
+                "item": fingerprint([item.condition, item.prompt, item.sample, layers, self.spec["seed"]]),
                 "direction": item.condition.direction,
                 "family": item.condition.family,
                 "strength": item.condition.strength,

@@ -6,8 +6,7 @@ strength adds the same length of each.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Family = Literal["baseline", "emotion", "random", "shuffled", "topic", "asking"]
 
@@ -19,8 +18,7 @@ CONTROL_FAMILIES = (*NULL_FAMILIES, "topic")
 SCORE = "score:"
 
 
-@dataclass(frozen=True, order=True)
-class Condition:
+class Condition(NamedTuple):
     """One way to run the model; `direction` is empty for the baseline and the emotion asked for in family `asking`."""
 
     family: Family

@@ -24,7 +24,7 @@ import numpy as np
 from affectome.config import BehaviourTrial, Config, CostTrial, ExpressionTrial, Model, PreferenceTrial
 from affectome.errors import UserError
 from affectome.steering.activities import couples, pairs
-from affectome.steering.conditions import conditions, signed
+from affectome.steering.conditions import BASELINE, conditions, signed
 from affectome.steering.power import (
     MOST,
     detectable_mean,
@@ -47,7 +47,7 @@ from affectome.steering.sets import (
     read_set,
     read_texts,
 )
-from affectome.steering.statistics import BASELINE, MIN_UNITS, Items
+from affectome.steering.statistics import MIN_UNITS, Items
 from affectome.steering.verdict import halves
 
 # SD of the effect (nats) over prompts, by SmolLM2-135M. Expression: as at strength 0.1; it was 0.3 at 0.05 and 0.9 at

@@ -1,4 +1,4 @@
-"""From the table of a trial to what it says: safe ranges of strength, effects, verdicts, preferences."""
+"""From the table of a trial to what it says of its question: effects, verdicts, preferences."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,27 +7,10 @@ from typing import Any
 import pandas as pd
 
 from affectome.files import read_json, write_json, write_table
-from affectome.steering.conditions import SCORE
 from affectome.steering.preferences import effects_against_probes, preferences
-from affectome.steering.safety import safe_ranges
 from affectome.steering.sets import read_activities, read_set
+from affectome.steering.statistics import long_scores
 from affectome.steering.verdict import Endpoint, effects_table, verdicts
-
-
-def long_scores(items: pd.DataFrame) -> pd.DataFrame:
-    """The scores of a trial's table as (direction, family, strength, prompt, sample, outcome, value), a row each."""
-    columns = [name for name in items.columns if name.startswith(SCORE)]
-    keys = ["direction", "family", "strength", "prompt", "sample"]
-    rows = items.melt(id_vars=keys, value_vars=columns, var_name="outcome", value_name="value")
-    rows["outcome"] = rows["outcome"].str.removeprefix(SCORE)
-    return rows.dropna(subset=["value"]).reset_index(drop=True)
-
-
-def write_safe_ranges(
-    items: str | Path, output: str | Path, trial: str, gates: dict[str, float], bootstrap: int, seed: int
-) -> None:
-    """Write the safe ranges of the cost trial `trial`, see `affectome.steering.safety`."""
-    write_json(output, {"trial": trial, **safe_ranges(long_scores(pd.read_parquet(items)), gates, bootstrap, seed)})
 
 
 def write_verdicts(

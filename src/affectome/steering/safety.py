@@ -19,14 +19,17 @@ passes every gate; `explosive` has a perplexity ratio above the square of its ga
 fails the gate of repetition short of that; `degraded` fails another.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from affectome.errors import UserError
+from affectome.files import write_json
 from affectome.randomness import generator
-from affectome.steering.statistics import BASELINE, LEVEL, Condition, intervals, items_of, means, resamples
+from affectome.steering.conditions import BASELINE, Condition
+from affectome.steering.statistics import LEVEL, intervals, items_of, long_scores, means, resamples
 
 # Which scores each gate is judged by.
 GATED = {
@@ -36,6 +39,13 @@ GATED = {
     "repetition": "repetition",
 }
 UNGATED = ("nll_text", "valid")
+
+
+def write_safe_ranges(
+    items: str | Path, output: str | Path, trial: str, gates: dict[str, float], bootstrap: int, seed: int
+) -> None:
+    """Write the safe ranges of the cost trial `trial`, whose table is `items`; see `safe_ranges`."""
+    write_json(output, {"trial": trial, **safe_ranges(long_scores(pd.read_parquet(items)), gates, bootstrap, seed)})
 
 
 def safe_ranges(scores: pd.DataFrame, gates: dict[str, float], bootstrap: int, seed: int) -> dict[str, Any]:

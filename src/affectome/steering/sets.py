@@ -495,10 +495,10 @@ def read_activities(path: str | Path) -> list[tuple[str, str]]:
     ]
     counts = Counter(activity for activity, _ in pairs)
     mistakes += [f"{path}: activity {name!r} stands {count} times" for name, count in counts.items() if count > 1]
-    names = Counter(name_of(activity) for activity in counts)
-    mistakes += [
-        f"{path}: activity {name!r} differs from another in signs only" for name in counts if names[name_of(name)] > 1
-    ]
+    # The last of several spellings stays.
+    names = {name_of(activity): activity for activity in counts}
+    spellings = [(activity, names[name_of(activity)]) for activity in counts if names[name_of(activity)] != activity]
+    mistakes += [f"{path}: activities {one!r} and {other!r} differ in signs only" for one, other in spellings]
     if len(pairs) < 2:
         mistakes.append(f"{path}: holds {len(pairs)} activities; a choice needs two")
     if mistakes:

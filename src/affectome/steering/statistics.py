@@ -29,6 +29,7 @@ import scipy.special
 import scipy.stats
 
 from affectome.analyses.statistics import correlations
+from affectome.steering.conditions import BASELINE, SCORE, Condition
 
 LEVEL = 0.95
 
@@ -48,8 +49,6 @@ BLOCK = 2**21
 
 # What a condition is called by: family, direction, strength.
 CONDITION = ["family", "direction", "strength"]
-Condition = tuple[str, str, float]
-BASELINE: Condition = ("baseline", "", 0.0)
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,15 @@ class Items:
         """Sums over the items of each prompt → (prompts, conditions)."""
         starts = np.unique(self.prompts, return_index=True)[1]
         return np.add.reduceat(values, starts, axis=0) if len(values) else values
+
+
+def long_scores(items: pd.DataFrame) -> pd.DataFrame:
+    """The scores of a trial's table as (direction, family, strength, prompt, sample, outcome, value), a row each."""
+    columns = [name for name in items.columns if name.startswith(SCORE)]
+    keys = ["direction", "family", "strength", "prompt", "sample"]
+    rows = items.melt(id_vars=keys, value_vars=columns, var_name="outcome", value_name="value")
+    rows["outcome"] = rows["outcome"].str.removeprefix(SCORE)
+    return rows.dropna(subset=["value"]).reset_index(drop=True)
 
 
 def items_of(scores: pd.DataFrame, outcome: str) -> Items:

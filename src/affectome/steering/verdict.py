@@ -34,14 +34,12 @@ import numpy as np
 import pandas as pd
 
 from affectome.randomness import generator
-from affectome.steering.conditions import CONTROL_FAMILIES, NULL_FAMILIES
+from affectome.steering.conditions import BASELINE, CONTROL_FAMILIES, NULL_FAMILIES, Condition
 from affectome.steering.power import detectable_mean, detectable_rate
 from affectome.steering.statistics import (
-    BASELINE,
     CONDITION,
     LEVEL,
     MIN_UNITS,
-    Condition,
     Items,
     benjamini_hochberg,
     beyond_directions,
