@@ -451,7 +451,10 @@ class CostTrial(_Trial):
 
     kind: Literal["cost"]
     positions: Literal["all", "prompt", "generated"] = Field("all", description="Tokens that are steered.")
-    generation: Generation = Generation(max_new_tokens=64)
+    generation: Generation = Field(
+        Generation(max_new_tokens=64, temperature=0.0),
+        description="Without sampling by default, so that all differences come from steering.",
+    )
     texts: Count | None = Field(None, description="Use only the first so many neutral texts.")
     questions: Count | None = Field(None, description="Use only the first so many questions.")
     controls: CostControls = CostControls()
@@ -742,6 +745,13 @@ def _check_trial(key: str, trial: Any, emotions: list[str]) -> list[str]:
         return [*mistakes, *(f"{key}.set: {line}" for line in str(error).splitlines())]
     if content.kind != trial.kind:
         return [*mistakes, f"{key}.set: {trial.set_} is a set of kind {content.kind}, and the trial is of {trial.kind}"]
+    if (greedy := getattr(trial, "generation", None)) and greedy.temperature == 0:
+        prompts = len(content.prompts if trial.kind == "behaviour" else content.generations)
+        if trial.n > prompts:
+            mistakes.append(
+                f"{key}.n: {trial.n} texts from {prompts} prompts would repeat each other at temperature 0; lower n to "
+                f"{prompts}, or raise generation.temperature"
+            )
     judge = getattr(trial, "judge", None)
     if trial.kind == "behaviour" and content.judged and judge is None:
         mistakes.append(

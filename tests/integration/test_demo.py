@@ -125,6 +125,45 @@ def test_stored_activations_equal_a_plain_loop_over_single_texts(project: Path) 
         assert error.max() < (1e-4 if exact else 3e-2)
 
 
+def test_steering_says_what_a_prototype_measured(project: Path) -> None:
+    """Own words gained .7 nats at strength .05 and 2.5 at .2, random directions −.4 ± .5 at .2; own rank 1.2 of 12."""
+    import pandas as pd
+
+    effects = pd.read_parquet(project / "results/demo/steering/expression/effects.parquet")
+    words = effects[effects["outcome"].str.startswith("logprob:")]
+    own = words[words["own"]].groupby("strength")["effect"].mean()
+    assert own[0.05] == pytest.approx(0.7, abs=0.35)
+    assert own[0.2] == pytest.approx(2.5, abs=0.7)
+    assert own[-0.2] < -2
+    random = words[(words["family"] == "random") & (words["strength"] == 0.2)]["effect"]
+    assert random.mean() == pytest.approx(-0.4, abs=0.5)
+    assert random.std() < 1
+    at = words[(words["family"] == "emotion") & (words["strength"] == 0.1)]
+    rank = at.pivot(index="direction", columns="outcome", values="effect").rank(axis=1, ascending=False)
+    assert np.mean([rank.loc[emotion, f"logprob:{emotion}"] for emotion in rank.index]) < 1.5
+
+
+def test_verdicts_keep_within_what_is_safe(project: Path) -> None:
+    folder = project / "results/demo/steering"
+    verdict = json.loads((folder / "expression/verdict.json").read_text(encoding="utf-8"))
+    safe = json.loads((folder / "cost/safe_ranges.json").read_text(encoding="utf-8"))
+    assert list(verdict["vectors"]) == ["afraid", "angry", "calm", "happy", "proud", "sad"]
+    assert sum(verdict["counts"].values()) == 6
+    for emotion, found in verdict["vectors"].items():
+        measured = safe["vectors"][emotion]
+        assert found["safe"] == [measured["low"], measured["high"]]
+        assert found["strength"] is None or 0 < found["strength"] <= measured["high"]
+        assert len(found["controls"]) in (0, 5 + 3 + 2 + 1)
+        ratio = {row["strength"]: row["perplexity_ratio"] for row in measured["curve"]}
+        assert ratio[0.0] == 1
+        assert ratio[0.3] > ratio[0.1]
+    # The strongest steering breaks something of every vector, and none of it is called safe.
+    assert max(entry["high"] for entry in safe["vectors"].values()) < 0.3
+    assert summary(project, "demo")["steering"]["expression"]["verdicts"] == {
+        emotion: found["verdict"] for emotion, found in verdict["vectors"].items()
+    }
+
+
 def test_a_finished_demo_has_nothing_to_do(project: Path) -> None:
     assert planned(project) == {}
 
@@ -136,7 +175,8 @@ def test_report_opens_and_holds_every_figure(project: Path) -> None:
         names = report.namelist()
         assert report.testzip() is None
         index = report.read(next(name for name in names if name.endswith("report.html"))).decode()
-    assert sum(name.endswith(".svg") for name in names) == 6
+    assert sum(name.endswith(".svg") for name in names) == 6 + 3
+    assert sum(name.endswith("generations.html") for name in names) == 2
     assert any(name.endswith("pc_scatter.html") for name in names)
     assert any(name.endswith("summary.html") for name in names)
     for title in ("Emotions on PC1 and PC2", "Profile over layers", "Hierarchy of emotions"):

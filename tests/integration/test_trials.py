@@ -24,8 +24,16 @@ FEW = {"n": 2, "texts": 1, "questions": 2, "generation": {"max_new_tokens": 4}}
 TRIALS: dict[str, dict[str, Any]] = {
     "preference-layer-7": {"n": 16, "strengths": [0.5], "choices": 64},
     "cost-layer-7": FEW | {"strengths": [0.5]},
-    "blackmail": {"n": 6, "layers": 20, "judge": {"local": True}, "generation": {"max_new_tokens": 12}},
-    "blackmail-cost": FEW | {"layers": 20},
+    # Overlays are merged key by key, and a judge cannot be two: this one is named anew.
+    "blackmail-judged-here": {
+        "kind": "behaviour",
+        "set": "resources/trials/blackmail.yaml",
+        "vectors": ["desperate", "calm"],
+        "strengths": [0.05],
+        "n": 6,
+        "judge": {"local": True},
+        "generation": {"max_new_tokens": 12},
+    },
     "reward-hacking": {"n": 2, "layers": 20, "strengths": [0.05], "generation": {"max_new_tokens": 60}},
     "sycophancy": {"n": 4, "strengths": [0.05], "generation": {"max_new_tokens": 8}},
     "refusal": {"n": 4, "strengths": [0.05], "judge": "keywords", "generation": {"max_new_tokens": 8}},
@@ -33,7 +41,7 @@ TRIALS: dict[str, dict[str, Any]] = {
 }
 KINDS = {
     "preference-layer-7": "preference",
-    **dict.fromkeys(["blackmail", "reward-hacking", "sycophancy", "refusal"], "behaviour"),
+    **dict.fromkeys(["blackmail-judged-here", "reward-hacking", "sycophancy", "refusal"], "behaviour"),
 }
 
 
@@ -76,7 +84,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("trial", KINDS)
 def test_a_trial_ends_in_verdicts(results: Path, trial: str) -> None:
     verdict = json.loads((results / "steering" / trial / "verdict.json").read_text(encoding="utf-8"))
-    config = yaml.safe_load((ROOT / "workflow_config.yaml").read_text(encoding="utf-8"))["trials"][trial]
+    shipped = yaml.safe_load((ROOT / "workflow_config.yaml").read_text(encoding="utf-8"))["trials"]
+    config = shipped.get(trial, {}) | TRIALS[trial]
     assert verdict["kind"] == KINDS[trial]
     assert list(verdict["vectors"]) == config["vectors"]
     for found in verdict["vectors"].values():
@@ -100,10 +109,10 @@ def test_every_condition_of_a_trial_has_its_items(results: Path, trial: str) -> 
 def test_judges_and_rules_say_how_they_scored(results: Path) -> None:
     notes = {
         trial: json.loads((results / "steering" / trial / "notes.json").read_text(encoding="utf-8"))
-        for trial in ("blackmail", "reward-hacking", "sycophancy", "refusal")
+        for trial in ("blackmail-judged-here", "reward-hacking", "sycophancy", "refusal")
     }
-    assert notes["blackmail"]["agreement"]["n"] == 30
-    assert notes["blackmail"]["consistency"]["n"] == notes["blackmail"]["items"]
+    assert notes["blackmail-judged-here"]["agreement"]["n"] == 30
+    assert notes["blackmail-judged-here"]["consistency"]["n"] == notes["blackmail-judged-here"]["items"]
     assert {trial: notes[trial].get("scored_by") for trial in ("reward-hacking", "sycophancy", "refusal")} == {
         "reward-hacking": "code",
         "sycophancy": "firstword",

@@ -651,3 +651,10 @@ def test_the_grid_finds_what_is_there_and_in_nothing_seldom_anything(rng: np.ran
     found = sum((effects_table(table(values), [], 20, 0, 0)["p_bh"] < 0.05).any() for values in nothing)
     # 5 % of 100 is 5; 10 or fewer in 99 of 100.
     assert found <= 10
+
+
+def test_what_was_measured_without_steering_alone_has_no_effects(rng: np.random.Generator) -> None:
+    values = trial(rng, {"afraid": 5.0}, prompts=12)
+    alone = table({BASELINE: values[BASELINE]}, "choice")
+    grid = effects_table(pd.concat([table(values), alone]), [Endpoint("afraid", "o", 1, 0.2)], 100, 99, 0)
+    assert set(grid["outcome"]) == {"o"}

@@ -82,6 +82,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
         "trials.preference.predictions",
         "up or down",
     ),
+    "texts that repeat each other": (
+        {"trials": {"cost": {"n": 13}}, "run_definitions": {"demo": {"trials": ["cost"]}}},
+        "trials.cost.n",
+        "lower n to 12",
+    ),
     "no judge": (
         {
             "trials": {"refusal": {"judge": None}, "behaviour-cost": {"vectors": ["afraid"]}},

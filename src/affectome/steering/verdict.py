@@ -113,7 +113,8 @@ def effects_table(
     """
     signs = {(endpoint.vector, endpoint.outcome): endpoint.sign for endpoint in endpoints}
     parts = []
-    for outcome in sorted(scores["outcome"].unique()):
+    # What was measured without steering alone has no effects.
+    for outcome in sorted(scores.loc[scores["family"] != BASELINE.family, "outcome"].unique()):
         items = items_of(scores, outcome)
         unit, changes = items.unit, items.changes()
         weights = _weights(items, unit, bootstrap, seed, "grid")
