@@ -423,12 +423,15 @@ class TestInterruption:
                 time.sleep(0.2)
 
         server.trouble = trouble
-        before = signal.signal(signal.SIGTERM, _exit_on_signal)
+        # Jobs exit on SIGTERM; and a shell that starts the tests in the background has SIGINT ignored.
+        handlers = {signal.SIGTERM: _exit_on_signal, signal.SIGINT: signal.default_int_handler}
+        before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
         try:
             with pytest.raises(raised):
                 write(output)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for each, handler in before.items():
+                signal.signal(each, handler)
         assert not output.exists()
         kept = journaled(output)
         assert 8 <= len(kept) == len(set(kept)) < len(PLAN)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from affectome.steering import judges
-from affectome.steering.bench import Bench, Item, asking, dealt
+from affectome.steering.bench import Bench, Item
 from affectome.steering.passes import Written
 from affectome.steering.scorers import rule_score
 from affectome.steering.sets import Behaviour, Keywords
@@ -18,12 +18,7 @@ from affectome.steering.sets import Behaviour, Keywords
 
 def run(bench: Bench, content: Behaviour, judge: judges.Judge | None) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table of the trial, and notes on how it was scored; `judge` is None where keywords or a rule decide."""
-    deal = dealt(content.prompts, bench.spec["n"])
-    items = [
-        Item(condition, prompt.id, sample, bench.frame(prompt, asking(content.asking, condition)))
-        for condition in bench.conditions
-        for prompt, sample in deal
-    ]
+    items = bench.deal(content.prompts, content.asking)
     written = bench.write(items)
     prompts = {prompt.id: prompt for prompt in content.prompts}
     values, notes = _values(bench, content, judge, items, written)

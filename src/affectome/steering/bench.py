@@ -64,6 +64,15 @@ class Bench:
         where = positions or self.spec["positions"]
         return (instrument.add(condition.strength, vectors, self.directions.norms, where),)
 
+    def deal(self, prompts: Sequence[Prompt], template: str = "") -> list[Item]:
+        """`n` items per condition, dealt over `prompts` in turn; `template` are the words that ask for an emotion."""
+        rounds = [(prompts[number % len(prompts)], number // len(prompts)) for number in range(self.spec["n"])]
+        return [
+            Item(condition, prompt.id, sample, self.frame(prompt, asking(template, condition)))
+            for condition in self.conditions
+            for prompt, sample in rounds
+        ]
+
     def write(self, items: Sequence[Item]) -> list[Written]:
         """A text for every item; the same prompt and sample are drawn for alike in every condition."""
         longest, temperature = self.spec["generation"]["max_new_tokens"], self.spec["generation"]["temperature"]
@@ -172,8 +181,3 @@ def asking(template: str, condition: Condition) -> str:
 def nll_only(found: Sequence[Read]) -> list[float]:
     """The likelihoods of a batch of readings."""
     return [reading.nll for reading in found]
-
-
-def dealt(prompts: Sequence[Any], n: int) -> list[tuple[Any, int]]:
-    """`n` items dealt over `prompts` in turn, as (prompt, number of the sample)."""
-    return [(prompts[number % len(prompts)], number // len(prompts)) for number in range(n)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from affectome.steering.bench import Bench, Item, dealt, nll_only
+from affectome.steering.bench import Bench, Item, nll_only
 from affectome.steering.framing import continuation
 from affectome.steering.passes import Row
 from affectome.steering.scorers import repetition
@@ -89,8 +89,7 @@ def _filled(template: Template, question: Choice) -> Prompt:
 
 
 def _texts(bench: Bench, content: Cost) -> pd.DataFrame:
-    deal = dealt(content.generations, bench.spec["n"])
-    items = [Item(condition, prompt.id, n, bench.frame(prompt)) for condition in bench.conditions for prompt, n in deal]
+    items = bench.deal(content.generations)
     written = bench.write(items)
     rows = [Row(item.framed.ids + text.ids) for item, text in zip(items, written, strict=True)]
     found = bench.read("reading", rows, [len(item.framed.ids) for item in items], None, nll_only)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from affectome.steering.bench import Bench, Item, asking, dealt
+from affectome.steering.bench import Bench, Item, asking
 from affectome.steering.classifier import EmotionClassifier, train
 from affectome.steering.framing import continuation
 from affectome.steering.judges import Judge, JudgeItem, conversation
@@ -59,12 +59,7 @@ def _words(bench: Bench, content: Expression) -> pd.DataFrame:
 def _stories(
     bench: Bench, content: Expression, classifier: EmotionClassifier, layer: int, judge: Judge | None
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    deal = dealt(content.generations, bench.spec["n"])
-    items = [
-        Item(condition, prompt.id, sample, bench.frame(prompt, asking(content.asking, condition)))
-        for condition in bench.conditions
-        for prompt, sample in deal
-    ]
+    items = bench.deal(content.generations, content.asking)
     written = bench.write(items)
     # Read after the prompt alone: words that asked for an emotion are no part of what was written.
     plain = {prompt.id: bench.frame(prompt).ids for prompt in content.generations}
