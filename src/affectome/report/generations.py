@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from affectome.files import replacing
+from affectome.report.templates import environment
 from affectome.steering.conditions import SCORE
 
-_TEXTS = Path(__file__).resolve().parents[3] / "resources" / "report"
 # Beyond this a page is slow to open.
 MOST = 20_000
 _FAMILIES = ("baseline", "asking", "emotion", "topic", "shuffled", "random")
@@ -37,15 +36,9 @@ def write_generations(items: str | Path, output: str | Path, title: str) -> None
     # A trial that only reads logits has no texts; its scores are worth reading all the same.
     table = _ordered(written if len(written) else table)
     shown = table.head(MOST)
-    environment = Environment(
-        loader=FileSystemLoader(_TEXTS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = environment.loader.get_source(environment, "generations.html.j2")[0]
-    text = environment.get_template("generations.html.j2").render(
+    templates = environment()
+    source = templates.loader.get_source(templates, "generations.html.j2")[0]
+    text = templates.get_template("generations.html.j2").render(
         title=title,
         items=Path(items).name,
         shown=len(shown),

@@ -6,15 +6,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import t as student_t
 
 from affectome.figures import FIGURES
 from affectome.figures.wording import interval, number, p_equation, p_value, strength
 from affectome.files import read_json, replacing
 from affectome.report.steering import link, steering
+from affectome.report.templates import FOLDER, environment
 
-_TEXTS = Path(__file__).resolve().parents[3] / "resources" / "report"
 _DIMENSIONS = ("valence", "arousal", "dominance")
 # What the page calls agreement: by the lower end of the interval of the held-out r, provided that p is small.
 _STRONG, _MODERATE, _SIGNIFICANT = 0.5, 0.2, 0.05
@@ -50,14 +49,8 @@ def write_page(
     related = read_json(correlations)
     layer = found["layer"]["auto"]
     here = found["layers"][str(layer)]
-    environment = Environment(
-        loader=FileSystemLoader(_TEXTS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    templates = environment()
+    templates.filters |= {
         "number": number,
         "interval": interval,
         "p": p_value,
@@ -65,7 +58,7 @@ def write_page(
         "strength": strength,
         "count": "{:,}".format,
     }
-    text = environment.get_template("summary.html.j2").render(
+    text = templates.get_template("summary.html.j2").render(
         title=title,
         found=found,
         layer=layer,
@@ -129,7 +122,7 @@ def verdict(result: dict[str, Any]) -> str:
 
 def caption(name: str) -> str:
     """The caption of figure `name` as one line of plain text; `snakemake --report` reads the same file."""
-    return " ".join((_TEXTS / "captions" / f"{name}.rst").read_text(encoding="utf-8").split())
+    return " ".join((FOLDER / "captions" / f"{name}.rst").read_text(encoding="utf-8").split())
 
 
 def _figure(folder: Path, name: str, title: str) -> dict[str, str]:

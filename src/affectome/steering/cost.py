@@ -13,7 +13,7 @@ import pandas as pd
 from affectome.steering.bench import Bench, Item, nll_only
 from affectome.steering.framing import continuation
 from affectome.steering.passes import Row
-from affectome.steering.scorers import repetition
+from affectome.steering.scorers import completed, repetition
 from affectome.steering.sets import LETTERS, Choice, Cost, Prompt, Template, read_questions, read_texts
 
 
@@ -94,7 +94,7 @@ def _texts(bench: Bench, content: Cost) -> pd.DataFrame:
     rows = [Row(item.framed.ids + text.ids) for item, text in zip(items, written, strict=True)]
     found = bench.read("reading", rows, [len(item.framed.ids) for item in items], None, nll_only)
     scores = [
-        {"nll_text": nll, "repetition": repetition(text.text), "complete": float(text.finished)}
+        {"nll_text": nll, "repetition": repetition(text.text), "complete": completed(text.finished)}
         for text, nll in zip(written, found, strict=True)
     ]
     return bench.table(items, scores, written)
