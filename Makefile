@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint setup schema lock clean
+.PHONY: demo test lint setup schema lock others clean
 
 demo: setup
 	$(BIN)/snakemake --config 'runs=[demo]'
@@ -40,5 +40,12 @@ lock: setup
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > .lock.new
 	mv .lock.new requirements.lock
 
+# The libraries that `python -m benchmarks.collect` compares with, which want other versions than ours.
+others: setup
+	set -e; for pin in $$(cat benchmarks/others.txt); do \
+		$(PYTHON) -m venv .others/$${pin%%==*}; \
+		.others/$${pin%%==*}/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)" $$pin; \
+	done
+
 clean:
-	rm -rf .venv results .snakemake
+	rm -rf .venv .others results .snakemake

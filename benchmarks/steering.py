@@ -12,7 +12,6 @@ the same number of tokens on both sides.
 
 import argparse
 import gc
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from affectome.steering import instrument, passes
 from affectome.steering.framing import frame
 from affectome.steering.passes import Row
 from affectome.steering.sets import read_set
+from benchmarks.measure import hardware, median_interval
 
 MODEL = Path("resources/models/smollm2-135m")
 TRIAL_SET = "resources/trials/expression.yaml"
@@ -131,20 +131,6 @@ def steering(bench: Bench, repeats: int) -> dict[str, Any]:
                 found[name].append(BATCH * TOKENS / taken)
     ratio = [a / b for a, b in zip(found["steered"], found["unsteered"], strict=True)]
     return {"rows": BATCH, "tokens": TOKENS, "tokens_per_second": found, "ratio": ratio}
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, and its 95 % bootstrap interval."""
-    draws = np.median(np.random.default_rng(0).choice(values, size=(10_000, len(values))), axis=1)
-    return float(np.median(values)), *(float(limit) for limit in np.quantile(draws, [0.025, 0.975]))
-
-
-def hardware() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpu = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    return f"{torch.get_num_threads()} cores of {names[0] if names else platform.processor()}"
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": _WINDOW,
     "qwen2": {},
+    "qwen2_moe": {"shared_expert_intermediate_size": 16, **_EXPERTS},
     "qwen3": {"head_dim": 8},
     "qwen3_moe": {"head_dim": 8, **_EXPERTS},
     "qwen3_next": {
@@ -86,6 +87,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "mixtral": _EXPERTS,
     "gpt_oss": {"head_dim": 8, "layer_types": _MIXED, **_WINDOW, **_EXPERTS},
+    "gemma": {"head_dim": 8},
     "gemma2": _GEMMA,
     "gemma3_text": {"layer_types": _MIXED, **_GEMMA},
     "gemma3": {"text_config": {"layer_types": _MIXED, **_GEMMA}, "vision_config": _TOWER, "mm_tokens_per_image": 4},
@@ -105,6 +107,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
     "opt": {"ffn_dim": 32, "word_embed_proj_dim": 12},
     "apertus": {},
+    "olmo": {},
     "olmo2": {},
     "modernbert-decoder": {"local_attention": 16},
     "bert": {},
@@ -114,13 +117,23 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+# As Gemma's, in short: no turn of the system, and none of the assistant before one of the user; texts are stripped.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "[{{ message.role }}]{{ message.content | trim }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
 def tiny_tokenizer(
-    bos: bool = True, eos: bool = False, padding_side: str = "right", pad: str = PAD, template: str = ""
+    bos: bool = True, eos: bool = False, padding_side: str = "right", pad: str = PAD, template: str = "", chat: str = ""
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of bytes, which adds `<s>` before a text and `</s>` after it where asked.
 
     Ids: 0 `<pad>`, 1 `<s>`, 2 `</s>`, then the bytes, those that are printed first: `!` is 3, `"` is 4. `template` may
-    say otherwise what is put around a text.
+    say otherwise what is put around a text; `chat` is its chat template, where it has one.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {PAD: 0, BOS: 1, EOS: 2} | {letter: FIRST_BYTE + i for i, letter in enumerate(letters)}
@@ -131,9 +144,11 @@ def tiny_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[(token, vocabulary[token]) for token in (PAD, BOS, EOS)]
     )
-    return PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=pad, padding_side=padding_side
     )
+    fast.chat_template = chat or None
+    return fast
 
 
 def tiny_config(architecture: str, blocks: int, width: int, **settings: Any) -> Any:
@@ -224,10 +239,13 @@ def collect_spec(layers: Sequence[int], **settings: Any) -> dict[str, Any]:
     """Settings of a collecting job, as `Workflow.activation_spec` gives them."""
     return {
         "layers": list(layers),
+        "stored": list(layers),
         "dtype": "float32",
         "quantization": "none",
         "token_budget": 256,
         "trust_remote_code": False,
+        "framing": "bare",
+        "prompt": None,
         "pooling": {"from": 5},
         "min_tokens": 1,
         "max_tokens": 1024,

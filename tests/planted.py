@@ -30,8 +30,12 @@ def layer_files(
     token_norm: list[float] | None = None,
     n_tokens: list[int] | None = None,
     shards: int = 2,
+    stored: list[int] | None = None,
 ) -> list[Path]:
-    """Layer files over `shards` shards of `activations` (layers, texts, width); a text without emotion is neutral."""
+    """Layer files over `shards` shards of `activations` (layers, texts, width); a text without emotion is neutral.
+
+    Activations per text are stored of all layers, or of those in `stored`.
+    """
     count = len(emotions)
     ids = np.array([f"{number:016x}" for number in range(count)], dtype=object)
     tokens = np.array(n_tokens or [60] * count, dtype=np.int32)
@@ -45,6 +49,7 @@ def layer_files(
             topic=np.array(["topic"] * len(rows), dtype=object),
             neutral=np.array([emotions[row] == "" for row in rows]),
             n_tokens=tokens[rows],
+            n_text=tokens[rows] - 1,
             n_pooled=tokens[rows] - 50,
             dropped=np.array([], dtype=object),
             dropped_tokens=np.array([], dtype=np.int32),
@@ -52,7 +57,7 @@ def layer_files(
         path = folder / "shards" / f"{number}.h5"
         pooled = activations[:, rows].astype(np.float32)
         made = {"basis": "b", "model": "m", "dtype": "float32", "device": "cpu", "tokens": 1, "seconds": 1.0, "cut": 0}
-        write_shard(path, f"key{number}", texts, layers, pooled, np.tile(norms[rows], (len(layers), 1)), **made)
+        write_shard(path, f"key{number}", texts, layers, pooled, np.tile(norms[rows], (len(layers), 1)), stored, **made)
         paths.append(path)
     files = [folder / f"layer_{layer}.h5" for layer in layers]
     for layer, file in enumerate(files):

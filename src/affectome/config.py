@@ -107,14 +107,29 @@ class Model(Strict):
     source: ModelSource
     blocks: Count = Field(description="Decoder blocks; checked against the weights when they are fetched.")
     width: Count = Field(description="Width of the residual stream; checked like blocks.")
-    layers: Layers = Field("all", description="Layers whose activations are collected and stored (see README, Layers).")
+    layers: Layers = Field("all", description="Layers whose activations are collected (see README, Layers).")
+    stored: Layers = Field(
+        "all",
+        description="Of these, the layers whose activations are stored per text, all by default; of the others, means "
+        "and second moments per emotion are.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the forward pass; auto is bfloat16 where the hardware has it, else float32."
     )
     quantization: Literal["none", "4bit", "8bit"] = Field("none", description="bitsandbytes quantisation at load time.")
-    token_budget: Annotated[int, Field(ge=1)] = Field(4096, description="Tokens per batch, padding included.")
+    token_budget: Annotated[
+        Annotated[Literal["auto"], Tag("<auto>")] | Annotated[Count, Tag("<tokens>")],
+        Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<tokens>"),
+    ] = Field("auto", description="Tokens per batch, padding included; auto is what suits the CPU or fits the GPU.")
     gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs one collecting job asks the scheduler for.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the weights.")
+
+    @property
+    def trial_budget(self) -> int:
+        """Tokens per batch of steering trials, which are planned before the hardware is known."""
+        if isinstance(self.token_budget, int):
+            return self.token_budget
+        return 16_384 if self.gpus else 4096
 
 
 # ---------------------------------------------------------------- corpora
@@ -217,15 +232,42 @@ class PoolLast(Strict):
     last: Literal[True]
 
 
-class Reading(Strict):
-    """How a text is read: which of its tokens are averaged, and which texts are too short or long."""
+class PoolPosition(Strict):
+    """One token of the chat template: the last before the model's reply, where Sofroniew et al. (2026) read."""
 
+    position: Literal["before_reply"]
+
+
+class Reading(Strict):
+    """How a text is read: alone or in a chat, which tokens are averaged, and which texts are too short or long."""
+
+    framing: Literal["bare", "user", "assistant"] = Field(
+        "bare", description="Alone, or as a turn of the user or the assistant through the model's chat template."
+    )
+    prompt: str | None = Field(None, description="What the user says before an assistant's turn; nothing by default.")
     pooling: Annotated[
-        Annotated[PoolFrom, Tag("<from>")] | Annotated[PoolMean, Tag("<mean>")] | Annotated[PoolLast, Tag("<last>")],
-        alternatives("from", "mean", "last"),
-    ] = Field(description="One of {from: 50}, {mean: true}, {last: true}.")
+        Annotated[PoolFrom, Tag("<from>")]
+        | Annotated[PoolMean, Tag("<mean>")]
+        | Annotated[PoolLast, Tag("<last>")]
+        | Annotated[PoolPosition, Tag("<position>")],
+        alternatives("from", "mean", "last", "position"),
+    ] = Field(description="One of {from: 50}, {mean: true}, {last: true}, {position: before_reply}; the text's tokens.")
     min_tokens: Count = Field(1, description="Texts with fewer pooled tokens are dropped, counted and listed.")
     max_tokens: Count = Field(1024, description="Longer texts are cut here and counted.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Reading":
+        if self.prompt is not None and self.framing != "assistant":
+            raise ValueError(
+                f"a prompt stands before a turn of the assistant, and framing is {self.framing}; remove it"
+            )
+        if isinstance(self.pooling, PoolPosition) and self.framing != "user":
+            raise ValueError(
+                f"before_reply is a position after the user's turn, and framing is {self.framing}; use user"
+            )
+        if isinstance(self.pooling, PoolLast | PoolPosition) and self.min_tokens > 1:
+            raise ValueError(f"min_tokens {self.min_tokens} would drop every text where one token is read; use 1")
+        return self
 
 
 # ---------------------------------------------------------------- norms and runs
@@ -529,8 +571,13 @@ class Config(Strict):
         return data
 
     def collected_layers(self, model: str) -> tuple[int, ...]:
-        """Layers whose activations `model` stores."""
+        """Layers whose activations `model` gives."""
         return resolve_layers(self.models[model].layers, self.models[model].blocks)
+
+    def stored_layers(self, model: str) -> tuple[int, ...]:
+        """Layers of which `model` stores activations per text."""
+        entry = self.models[model]
+        return self.collected_layers(model) if entry.stored == "all" else resolve_layers(entry.stored, entry.blocks)
 
     def run_layers(self, run: str) -> tuple[int, ...]:
         """Layers that `run` analyses."""
@@ -605,6 +652,16 @@ def _check_names(config: Config) -> list[str]:
             resolve_layers(model.layers, model.blocks)
         except ValueError as error:
             mistakes.append(f"models.{name}.layers: {error}")
+            continue
+        try:
+            absent = sorted(set(config.stored_layers(name)) - set(config.collected_layers(name)))
+        except ValueError as error:
+            mistakes.append(f"models.{name}.stored: {error}")
+            continue
+        if absent:
+            mistakes.append(
+                f"models.{name}.stored: {_plural('layer', absent)} not among models.{name}.layers; add there"
+            )
     selected = [name for name in config.run_definitions if name in config.runs]
     others = [name for name in config.run_definitions if name not in config.runs]
     return mistakes or _check_definitions(config, selected) or _check_definitions(config, others)
@@ -681,6 +738,12 @@ def _check_trial_of(config: Config, name: str, trial: str) -> list[str]:
     if absent:
         return [
             f"{key}.layers: run {name!r} has no vectors at {_plural('layer', absent)}; add to its layers or change it"
+        ]
+    gone = sorted(set(config.trial_layers(name, trial)) - set(config.stored_layers(run.model)))
+    if gone:
+        return [
+            f"models.{run.model}.stored: lacks {_plural('layer', gone)}, where run {name!r} steers and controls are made "
+            f"of activations per text; add to it"
         ]
     if isinstance(entry, CostTrial):
         return []

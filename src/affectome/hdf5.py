@@ -20,8 +20,8 @@ DIRECTIONS = "affectome.directions"
 
 # The version written today, and every version this release still reads.
 VERSIONS: dict[str, tuple[int, frozenset[int]]] = {
-    ACTIVATIONS: (1, frozenset({1})),
-    LAYER: (1, frozenset({1})),
+    ACTIVATIONS: (2, frozenset({1, 2})),
+    LAYER: (2, frozenset({1, 2})),
     VECTORS: (1, frozenset({1})),
     DIRECTIONS: (1, frozenset({1})),
 }

@@ -20,9 +20,11 @@ class _Lines:
         self._what, self._total, self._unit = what, total, unit
         self._initial = self._done = initial
         self._start = self._last = time.monotonic()
+        self._note = ""
 
-    def update(self, n: int) -> None:
+    def update(self, n: int, note: str = "") -> None:
         self._done += n
+        self._note = note
         now = time.monotonic()
         if now - self._last >= LOG_INTERVAL_S:
             self._last = now
@@ -35,16 +37,29 @@ class _Lines:
     def _write(self, now: float) -> None:
         rate = (self._done - self._initial) / max(now - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else float("inf")
-        message = "%s: %d of %d %s (%.0f %%), %.0f %s/s, %.0f s left"
+        message = "%s: %d of %d %s (%.0f %%), %.0f %s/s, %.0f s left%s"
         share = 100 * self._done / max(self._total, 1)
-        log.info(message, self._what, self._done, self._total, self._unit, share, rate, self._unit, left)
+        note = f"; {self._note}" if self._note else ""
+        log.info(message, self._what, self._done, self._total, self._unit, share, rate, self._unit, left, note)
+
+
+class _Bar(tqdm):
+    """A bar on a terminal."""
+
+    def update(self, n: int = 1, note: str = "") -> None:
+        if note:
+            self.set_postfix_str(note, refresh=False)
+        super().update(n)
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str, initial: int = 0) -> Iterator["tqdm | _Lines"]:
-    """A bar whose `update(n)` counts `n` more `unit`s of `total`; `initial` were done by an interrupted job before."""
+def progress(what: str, total: int, unit: str, initial: int = 0) -> Iterator["_Bar | _Lines"]:
+    """A bar whose `update(n, note)` counts `n` more `unit`s of `total` and says `note` beside the rate.
+
+    `initial` units were done by an interrupted job before.
+    """
     if sys.stderr.isatty():
-        bar = tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, initial=initial, file=sys.stderr)
+        bar = _Bar(total=total, desc=what, unit=f" {unit}", unit_scale=True, initial=initial, file=sys.stderr)
     else:
         bar = _Lines(what, total, unit, initial)
     try:

@@ -274,6 +274,7 @@ class Workflow:
         model, reading = self.config.models[wildcards.model], self.config.readings[wildcards.reading]
         return {
             "layers": list(self.config.collected_layers(wildcards.model)),
+            "stored": list(self.config.stored_layers(wildcards.model)),
             **model.model_dump(include={"dtype", "quantization", "token_budget", "trust_remote_code"}),
             **reading.model_dump(by_alias=True),
             "shards": self.config.corpora[wildcards.corpus].shards,
@@ -334,7 +335,8 @@ class Workflow:
             "positions": "all",
             **trial.model_dump(include=settings),
             "layer": self.config.run_layer(wildcards.run),
-            **model.model_dump(include={"dtype", "quantization", "token_budget", "trust_remote_code"}),
+            "token_budget": model.trial_budget,
+            **model.model_dump(include={"dtype", "quantization", "trust_remote_code"}),
         }
 
     def trial_gpus(self, wildcards: Any) -> int:

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from affectome.activations.collect import collect_shard
 from affectome.activations.store import Texts, open_layer
+from affectome.corpus.tables import empty_corpus, write_corpus
+from tests.helpers import collect_spec, read_shard
 from tests.project import ROOT, copy_project, planned, snakemake
 
 pytestmark = [pytest.mark.model, pytest.mark.workflow]
@@ -181,3 +186,72 @@ def test_report_opens_and_holds_every_figure(project: Path) -> None:
     assert any(name.endswith("summary.html") for name in names)
     for title in ("Emotions on PC1 and PC2", "Profile over layers", "Hierarchy of emotions"):
         assert title in index
+
+
+# ---------------------------------------------------------------- the collector on real weights
+
+
+@pytest.fixture(scope="module")
+def few(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with the tables of eight stories, and their texts."""
+    folder = tmp_path_factory.mktemp("few")
+    stories = pd.read_parquet(project / "results/corpora/starter/stories.parquet").iloc[::128].reset_index(drop=True)
+    write_corpus(stories, folder / "stories.parquet")
+    write_corpus(empty_corpus(), folder / "neutral.parquet")
+    return folder, stories["text"].tolist()
+
+
+def read_few(project: Path, folder: Path, **settings: object) -> np.ndarray:
+    """Vectors (layers, texts, width) of the eight stories at three layers."""
+    spec = collect_spec([0, 10, 20], pooling={"from": 50}, token_budget="auto", **settings)
+    output, manifest = folder / "shard.h5", project / MODEL / "manifest.json"
+    collect_shard(folder / "stories.parquet", folder / "neutral.parquet", manifest, output, 0, spec, "code", threads=2)
+    return read_shard(output)[1]
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first * second).sum(-1) / (np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1))
+
+
+@pytest.mark.parametrize(("quantization", "least"), [("8bit", 0.999), ("4bit", 0.97)])
+def test_the_quantised_model_reads_much_the_same(
+    project: Path, few: tuple[Path, list[str]], quantization: str, least: float
+) -> None:
+    exact = read_few(project, few[0])
+    found = read_few(project, few[0], quantization=quantization)
+    assert cosine(found, exact).min() > least
+    # What stories have in common must not stand in for agreement: differences between stories agree as well.
+    apart = cosine(found - found.mean(axis=1, keepdims=True), exact - exact.mean(axis=1, keepdims=True))
+    assert apart.min() > {"8bit": 0.97, "4bit": 0.6}[quantization]
+    assert not np.array_equal(found, exact)
+
+
+@pytest.mark.parametrize("pooling", [{"from": 50}, {"position": "before_reply"}])
+def test_the_models_own_chat_template_is_read(
+    project: Path, few: tuple[Path, list[str]], pooling: dict[str, object]
+) -> None:
+    """Against Transformers alone: its template, its hidden states; the text's tokens stand between the template's."""
+    folder, texts = few
+    spec = {"framing": "user", "pooling": pooling}
+    settings = collect_spec([0, 10, 20], **spec)
+    output, manifest = folder / "chat.h5", project / MODEL / "manifest.json"
+    collect_shard(
+        folder / "stories.parquet", folder / "neutral.parquet", manifest, output, 0, settings, "code", threads=2
+    )
+    stored, found, _ = read_shard(output)
+    model = AutoModelForCausalLM.from_pretrained(project / MODEL, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(project / MODEL)
+    for index, text in enumerate(texts):
+        messages = [{"role": "user", "content": text}]
+        options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        ids = tokenizer.apply_chat_template(messages, **options)["input_ids"]
+        # The template opens with words of the system; each of its tokens before and after the text is counted alone.
+        before, after = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True).split(text)
+        start, end = (len(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (before, after))
+        stop = ids.shape[1] - end
+        first, last = (start + 50, stop) if "from" in pooling else (ids.shape[1] - 1, ids.shape[1])
+        with torch.inference_mode():
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states
+        wanted = torch.stack([states[layer + 1][0, first:last].mean(dim=0) for layer in (0, 10, 20)]).numpy()
+        assert cosine(found[:, index], wanted).min() > 0.99999
+        assert stored.n_text[index] == stop - start

@@ -4,16 +4,20 @@ Every model is random, tiny and saved to a folder; the collector batches, pads a
 Models that have no single causal residual stream are refused in words.
 """
 
+from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from affectome.errors import UserError
 from affectome.models.anatomy import check_causal, decoder_blocks
 from affectome.models.load import load_model
 from tests.helpers import (
     BOS,
+    CHAT_TEMPLATE,
     EOS,
     NEUTRAL,
     PAD,
@@ -38,11 +42,13 @@ PLACES = {
     "llama": "model.layers",
     "mistral": "model.layers",
     "qwen2": "model.layers",
+    "qwen2_moe": "model.layers",
     "qwen3": "model.layers",
     "qwen3_moe": "model.layers",
     "qwen3_next": "model.layers",
     "mixtral": "model.layers",
     "gpt_oss": "model.layers",
+    "gemma": "model.layers",
     "gemma2": "model.layers",
     "gemma3_text": "model.layers",
     "gemma3": "model.language_model.layers",
@@ -54,6 +60,7 @@ PLACES = {
     "gpt_neox": "gpt_neox.layers",
     "opt": "model.decoder.layers",
     "apertus": "model.layers",
+    "olmo": "model.layers",
     "olmo2": "model.layers",
     "modernbert-decoder": "model.layers",
 }
@@ -71,6 +78,63 @@ def test_vectors_equal_the_plain_loop(architecture: str, tmp_path: Path) -> None
     assert abs(norms / wanted_norms - 1).max() < 1e-4
     assert texts.n_tokens.tolist() == [1 + len(text) for text in TEXTS]
     assert texts.n_pooled.tolist() == [len(text) - 5 for text in TEXTS]
+
+
+def chat_loop(folder: Path, texts: list[str], blocks: str, role: str) -> np.ndarray:
+    """`plain_loop` over turns of a chat, as Transformers makes them: means over the texts' tokens from number 5 on."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    last: list = []
+    model.get_submodule(blocks)[-1].register_forward_hook(lambda _module, _inputs, output: last.append(output))
+    opening = [{"role": "user", "content": "Go on."}] if role == "assistant" else []
+    # <s> and "[user]", or <s>, "[user]Go on.", </s> and "[assistant]"; a token is a letter.
+    before = 1 + (len("[user]Go on.") + 1 + len("[assistant]") if opening else len("[user]"))
+    pooled = []
+    for text in texts:
+        messages = [*opening, {"role": role, "content": text}]
+        settings = {"add_generation_prompt": role == "user", "return_tensors": "pt", "return_dict": True}
+        ids = tokenizer.apply_chat_template(messages, **settings)["input_ids"]
+        with torch.no_grad():
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states[1:-1]
+        final = last.pop()
+        hidden = torch.cat([*states, final if isinstance(final, torch.Tensor) else final[0]])
+        pooled.append(hidden[:, before + 5 : before + len(text)].mean(dim=1))
+    return torch.stack(pooled, dim=1).numpy()
+
+
+@pytest.mark.parametrize(("role", "padding_side"), [("user", "left"), ("assistant", "right")])
+@pytest.mark.parametrize("architecture", PLACES)
+def test_vectors_in_a_chat_equal_the_plain_loop(
+    architecture: str, role: str, padding_side: str, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer(padding_side=padding_side, chat=CHAT_TEMPLATE)
+    model = tiny_model(tmp_path / "model", architecture, blocks=BLOCKS, tokenizer=tokenizer)
+    prompt = "Go on." if role == "assistant" else None
+    spec = collect_spec(range(BLOCKS), framing=role, prompt=prompt)
+    texts, pooled, norms = read_shard(collect(model, *write_corpora(tmp_path, STORIES), tmp_path / "0.h5", spec))
+    told = [text for _, text in STORIES]
+    assert difference(pooled, chat_loop(model, told, PLACES[architecture], role)) < 1e-4
+    assert texts.n_pooled.tolist() == [len(text) - 5 for text in told]
+    assert texts.n_text.tolist() == [len(text) for text in told]
+    assert np.isfinite(norms).all()
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "gemma4"])
+def test_token_types_of_text_change_nothing(architecture: str, tmp_path: Path) -> None:
+    """Processors of multimodal models mark each token as text or image; what is text alone is read causally."""
+    model = tiny_model(tmp_path / "model", architecture, blocks=BLOCKS)
+    shard = collect(model, *write_corpora(tmp_path, STORIES), tmp_path / "0.h5", collect_spec(range(BLOCKS)))
+    _, pooled, _ = read_shard(shard)
+    loaded, tokenizer = load_model(model, "float32")
+    for index, (_, text) in enumerate(STORIES):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        types = {name: torch.zeros_like(ids) for name in ("token_type_ids", "mm_token_type_ids")}
+        known = {name: types[name] for name in types if name in signature(loaded.forward).parameters}
+        assert known
+        with torch.inference_mode():
+            states = loaded(input_ids=ids, **known, output_hidden_states=True).hidden_states[1:-1]
+        wanted = torch.cat([state[:, 6:].mean(dim=1) for state in states])
+        assert difference(pooled[:-1, index], wanted.numpy()) < 1e-4
 
 
 @pytest.mark.parametrize("architecture", PLACES)

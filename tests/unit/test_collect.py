@@ -9,16 +9,18 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from affectome.activations import collect as collecting
+from affectome.activations.attention import fast_attention
 from affectome.activations.store import Texts, open_layer, write_layer
 from affectome.errors import UserError
 from affectome.models import load
-from affectome.models.load import load_model, resolve_dtype
+from affectome.models.load import load_model, load_weights, resolve_dtype
 from tests.helpers import (
     EOS,
     FIRST_BYTE,
@@ -87,9 +89,23 @@ def test_shards_in_order_make_up_the_corpus(tmp_path: Path) -> None:
     texts = collecting.corpus_texts(*write_corpora(tmp_path, STORIES, NEUTRAL))
     assert texts["text"].tolist() == TEXTS
     for shards in range(1, 12):
-        parts = [collecting.shard_of(texts, shard, shards)["text"].tolist() for shard in range(shards)]
+        parts = [collecting.shard_of(texts, shard, shards, 1024)["text"].tolist() for shard in range(shards)]
         assert [text for part in parts for text in part] == TEXTS
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_shards_hold_about_as_many_tokens_each() -> None:
+    """Long texts come first, as where one writer wrote more than the other; as many texts each would be unfair."""
+    lengths = np.random.default_rng(0).permutation(np.r_[np.full(200, 900), np.full(800, 100)])
+    lengths = np.sort(lengths)[::-1]
+    texts = pd.DataFrame({"text": ["x" * length for length in lengths]})
+    for shards in (2, 3, 7, 32):
+        parts = [collecting.shard_of(texts, shard, shards, 1024)["text"] for shard in range(shards)]
+        sizes = np.array([part.str.len().sum() for part in parts])
+        assert abs(sizes - sizes.mean()).max() <= 901 + 0.01 * sizes.mean()
+        assert sum(map(len, parts)) == 1000
+    # Texts that are cut count as they are read: 200 × 4 × 25 and 800 × 100 bytes.
+    first, second = (collecting.shard_of(texts, shard, 2, 25) for shard in (0, 1))
+    assert len(first) == len(second) == 500
 
 
 def test_a_corpus_without_neutral_texts(model: Path, wanted: np.ndarray, tmp_path: Path) -> None:
@@ -198,7 +214,7 @@ def test_a_bfloat16_model_is_pooled_and_stored_in_float32(tmp_path: Path) -> Non
         assert file.attrs["dtype"] == "bfloat16"
     loaded, tokenizer = load_model(model, "bfloat16")
     for index, (_, text) in enumerate(STORIES):
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_attention(loaded):
             hidden = loaded(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[1].double()
         assert difference(pooled[0, [index]], hidden[:, 6:].mean(dim=1).numpy()) < 1e-6
         assert norms[0, index] == pytest.approx(float(hidden[0, 1:].norm(dim=-1).mean()), rel=1e-6)
@@ -231,6 +247,109 @@ def test_norms_that_are_not_finite_stop_the_job_too(tmp_path: Path) -> None:
     edit_weights(model, embed_tokens_weight=lambda tensor: tensor[FIRST_BYTE + ord("S") - ord("!")].fill_(1e25))
     with pytest.raises(UserError, match="block 0 gives values that are not finite"):
         collect(model, *write_corpora(tmp_path, [("sad", "She left.")]), tmp_path / "0.h5", collect_spec(range(3)))
+
+
+def test_a_block_that_gives_every_text_the_same_stops_the_job(tmp_path: Path) -> None:
+    """Its output is a constant, but for the sign of one component, so no vector is all of one value."""
+    model = tiny_model(tmp_path / "model")
+    loaded = load_weights(model, "float32")
+    constant = torch.ones(16)
+    constant[3] = -1
+
+    def dead(*_: Any) -> Any:
+        loaded.model.layers[1].register_forward_hook(
+            lambda _module, _inputs, output: constant.expand_as(output).clone()
+        )
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collecting, "load_weights", dead)
+        with pytest.raises(UserError, match=r"block 1 gives text .* and 4 others the same vector"):
+            collect(model, *write_corpora(tmp_path, STORIES), tmp_path / "0.h5", collect_spec([0, 1, 2]))
+
+
+def test_a_dead_block_is_found_long_before_the_end(model: Path, tmp_path: Path) -> None:
+    checked: list[int] = []
+    check = collecting._Seen.check
+
+    def counted(self: Any, texts: list[int], pooled: np.ndarray, norms: np.ndarray) -> None:
+        checked.extend(texts)
+        pooled[1] = np.arange(16)
+        check(self, texts, pooled, norms)
+
+    stories = [("sad", "x" * length) for length in range(10, 90)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collecting._Seen, "check", counted)
+        with pytest.raises(UserError, match="block 1 gives text"):
+            collect(model, *write_corpora(tmp_path, stories), tmp_path / "0.h5", collect_spec([0, 1], token_budget=1))
+    assert len(checked) == 17
+
+
+def test_a_block_that_gives_one_value_throughout_stops_the_job(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    zero = {"embed_tokens_weight": torch.Tensor.zero_} | dict.fromkeys(
+        ("o_proj_weight", "down_proj_weight"), torch.Tensor.zero_
+    )
+    edit_weights(model, **zero)
+    stories = write_corpora(tmp_path, STORIES)
+    with pytest.raises(UserError, match=r"block 0 gives text [0-9a-f]{16} the same value in every component"):
+        collect(model, *stories, tmp_path / "0.h5", collect_spec(range(3)))
+
+
+def test_the_same_text_twice_is_no_dead_block(model: Path, tmp_path: Path) -> None:
+    stories = [("sad", "The same words."), ("calm", "The same words.")]
+    texts, pooled, _ = read_shard(
+        collect(model, *write_corpora(tmp_path, stories), tmp_path / "0.h5", collect_spec([0, 1]))
+    )
+    assert len(texts.id) == 2
+    assert np.array_equal(pooled[:, 0], pooled[:, 1])
+
+
+def test_the_store_says_how_fast_it_was_made(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Texts of 1 + 68, 9, 89, 44 and 13 tokens in batches of 180: 90 + 69 of 2 × 90, and 45 + 14 + 10 of 3 × 45."""
+    spec = collect_spec(range(3), token_budget=180)
+    with caplog.at_level("INFO"):
+        shard = collect(model, *write_corpora(tmp_path, STORIES), tmp_path / "0.h5", spec)
+    with h5py.File(shard) as file:
+        found = dict(file["performance"].attrs)
+    assert found["padding_efficiency"] == pytest.approx((90 + 69 + 45 + 14 + 10) / (2 * 90 + 3 * 45))
+    assert found["tokens_per_second"] > 0
+    assert (found["token_budget"], found["compiled"]) == (180, False)
+    assert "5 texts, 228 tokens; " in caplog.text
+    assert "72.4% of them real" in caplog.text
+
+
+# ---------------------------------------------------------------- which layers are stored
+
+
+def test_the_layers_that_are_not_stored_keep_their_moments(model: Path, tmp_path: Path) -> None:
+    corpora = write_corpora(tmp_path, STORIES, NEUTRAL)
+    _, whole, whole_norms = read_shard(collect(model, *corpora, tmp_path / "whole.h5", collect_spec(range(3))))
+    shard = collect(model, *corpora, tmp_path / "0.h5", collect_spec(range(3), stored=[1]))
+    with h5py.File(shard) as file:
+        assert list(file["activations"]) == ["layer_1"]
+        assert list(file["token_norm"]) == list(file["moments"]) == ["layer_0", "layer_1", "layer_2"]
+        assert np.array_equal(file["activations/layer_1"], whole[1])
+        for layer in (0, 2):
+            assert np.array_equal(file[f"neutral_activations/layer_{layer}"], whole[layer, 5:])
+        for layer in range(3):
+            moments = file[f"moments/layer_{layer}"]
+            assert moments["emotion"].asstr()[...].tolist() == ["calm", "sad", "afraid"]
+            assert moments["counts"][...].tolist() == [[1, 1], [1, 1], [1, 0]]
+            np.testing.assert_allclose(moments["mean"][0], whole[layer, [0, 4]], rtol=1e-6)
+            np.testing.assert_allclose(moments["mean"][1], whole[layer, [1, 3]], rtol=1e-6)
+            assert np.array_equal(file[f"token_norm/layer_{layer}"], whole_norms[layer])
+
+
+def test_what_is_stored_is_told_apart(model: Path, tmp_path: Path) -> None:
+    """Shards that store different layers do not make up one corpus."""
+    corpora = write_corpora(tmp_path, STORIES, NEUTRAL)
+    for shard, stored in ((0, [1]), (1, [1, 2])):
+        collect(
+            model, *corpora, tmp_path / f"shards/{shard}.h5", collect_spec(range(3), shards=2, stored=stored), shard
+        )
+    with pytest.raises(UserError, match="different settings"):
+        write_layer(tmp_path / "layer_1.h5", [tmp_path / f"shards/{shard}.h5" for shard in (0, 1)], 1)
 
 
 def test_float16_on_a_cpu_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,15 +407,15 @@ def test_nothing_is_run_that_is_not_wanted(model: Path, tmp_path: Path, monkeypa
     calls: Counter = Counter()
 
     def counted(*arguments: Any) -> Any:
-        loaded, tokenizer = load_model(*arguments)
+        loaded = load_weights(*arguments)
         parts = {f"block {i}": block for i, block in enumerate(loaded.model.layers)} | {"head": loaded.lm_head}
         for name, part in parts.items():
             part.register_forward_pre_hook(
                 lambda _module, inputs, name=name: calls.update([name] * (inputs[0].shape[:2] != (1, 16)))
             )
-        return loaded, tokenizer
+        return loaded
 
-    monkeypatch.setattr(collecting, "load_model", counted)
+    monkeypatch.setattr(collecting, "load_weights", counted)
     # 89 + 1 tokens fit alone, as do 68 + 1; 44 + 1 with 30 + 1; 25 + 1 with 13 + 1 and 9 + 1.
     spec = collect_spec([0, 1], token_budget=100)
     collect(model, *write_corpora(tmp_path, STORIES, NEUTRAL), tmp_path / "0.h5", spec)
@@ -362,3 +481,39 @@ def test_a_broken_folder_is_refused_in_one_line(harm: Any, words: str, tmp_path:
         load_model(model, "float32")
     assert str(refusal.value).startswith(str(model))
     assert "\n" not in str(refusal.value)
+
+
+# ---------------------------------------------------------------- where weights go
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("needed", "free", "place"),
+    [
+        (16, [80], {"": 0}),
+        (16, [10, 80], {"": 1}),
+        (16, [80, 80], {"": 0}),
+        # 0.85 × 80 GiB hold 68, and two of them 136.
+        (100, [80, 80], "auto"),
+        (69, [80, 20], "auto"),
+    ],
+)
+def test_a_model_goes_onto_one_gpu_where_it_fits(needed: float, free: list[float], place: Any) -> None:
+    assert load.placement(needed * GIB, [int(part * GIB) for part in free]) == place
+
+
+def test_a_model_that_no_gpus_hold_is_refused() -> None:
+    with pytest.raises(UserError, match="needs about 140 GiB and the GPUs have 160 GiB free; use more GPUs"):
+        load.placement(140 * GIB, [80 * GIB, 80 * GIB])
+
+
+@pytest.mark.parametrize(
+    ("quantization", "precision", "share"),
+    [("none", torch.float32, 1), ("none", torch.bfloat16, 0.5), ("8bit", torch.bfloat16, 0.3), ("4bit", None, 0.175)],
+)
+def test_the_size_of_weights_in_memory(model: Path, quantization: str, precision: Any, share: float) -> None:
+    """The tiny model is stored in float32."""
+    stored = (model / "model.safetensors").stat().st_size
+    found = load.weight_bytes(model, torch.float32, precision or torch.float16, quantization)
+    assert found == pytest.approx(share * stored)

@@ -44,7 +44,7 @@ def test_comments_docstrings_and_layout_do_not_count(sources: Path) -> None:
 def test_changed_behaviour_counts_in_every_script_that_reaches_it_and_in_no_other(sources: Path) -> None:
     rules = ("collect_activations", "emotion_vectors", "geometry", "figures", "fetch_model")
     before = {rule: digest(rule) for rule in rules}
-    edit(sources / "src/affectome/activations/pooling.py", "hidden.float(), 0.0)", "hidden.float(), 0.5)")
+    edit(sources / "src/affectome/activations/pooling.py", "norms, 0.0)", "norms, 0.5)")
     changed = {rule for rule in rules if digest(rule) != before[rule]}
     assert changed == {"collect_activations"}
 

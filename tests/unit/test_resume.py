@@ -71,7 +71,7 @@ def uninterrupted(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
 
 
 def contents(shard: Path) -> dict[str, bytes]:
-    """All that a shard holds, but for the time it took."""
+    """All that a shard holds, but for how fast it was made."""
     found = {}
     with h5py.File(shard) as file:
         for name, value in file.attrs.items():
@@ -102,9 +102,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     run = PoolingHooks.run
 
-    def counted(self: PoolingHooks, model: Any, ids: Any, *masks: Any) -> None:
+    def counted(self: PoolingHooks, model: Any, ids: Any, *spans: Any) -> Any:
         made.append(ids.numel())
-        run(self, model, ids, *masks)
+        return run(self, model, ids, *spans)
 
     monkeypatch.setattr(PoolingHooks, "run", counted)
     return made
@@ -142,6 +142,93 @@ def test_a_rerun_computes_only_what_is_missing(
     assert len(passes) == left
     assert contents(output) == uninterrupted
     assert [file.name for file in tmp_path.iterdir()] == ["0.h5"]
+
+
+# Forks collecting jobs, which need not import anything anew, and ends each after a random time until one is done.
+# Batches take 20 ms, and rows are flushed every 50 ms. Prints the batches of every job, and those then on record.
+KILLER = """
+import json, os, random, signal, sys, time, types
+from pathlib import Path
+from affectome.activations import resume
+from affectome.activations.collect import collect_shard
+from affectome.activations.engine import Engine
+from affectome.jobs import job
+
+arguments = json.loads(sys.argv[1])
+folder = Path(arguments["output"]).parent
+resume.FLUSH_INTERVAL_S = 0.05
+read, log = Engine._read, folder / "passes"
+
+def slow(self, hooks, texts, spans):
+    with open(log, "a") as file:
+        file.write(f"{len(texts[0].ids)} ")
+    time.sleep(0.02)
+    return read(self, hooks, texts, spans)
+
+Engine._read = slow
+moments, ends = random.Random(0), []
+while True:
+    log.write_text("")
+    child = os.fork()
+    if not child:
+        try:
+            with job(types.SimpleNamespace(log=[], rule="collect_activations")):
+                collect_shard(**arguments)
+        except SystemExit as end:
+            os._exit(end.code or 0)
+        os._exit(0)
+    deadline = time.monotonic() + moments.uniform(0.05, 0.45)
+    while time.monotonic() < deadline and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        time.sleep(0.005)
+    os.kill(child, moments.choice([signal.SIGKILL, signal.SIGTERM]) if len(ends) < 20 else 0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    journal = folder / ".0.partial/journal.jsonl"
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    done = []
+    for line in filter(None, lines):
+        try:
+            done.append(json.loads(line)["batch"])
+        except ValueError:
+            pass
+    ends.append({"status": status, "passes": log.read_text().split(), "done": sorted(done)})
+    if Path(arguments["output"]).exists():
+        break
+print(json.dumps(ends))
+"""
+
+
+def test_twenty_kills_at_random_moments(inputs: dict[str, Any], tmp_path: Path) -> None:
+    """Ninety batches of one text each, all of different lengths, by which a pass tells which batch it read."""
+    stories, neutral = write_corpora(tmp_path, [("calm", "x" * (10 + length)) for length in range(90)])
+    texts = {**inputs, "stories": stories, "neutral": neutral}
+    whole = contents(collect(**texts, output=tmp_path / "whole.h5", spec=SPEC))
+    arguments = {
+        "stories": str(stories),
+        "neutral": str(neutral),
+        "manifest": str(write_manifest(inputs["model"])),
+        "output": str(tmp_path / "killed/0.h5"),
+        "shard": 0,
+        "spec": SPEC,
+        "code": "code",
+        "threads": 1,
+    }
+    (tmp_path / "killed").mkdir()
+    command = [sys.executable, "-c", KILLER, json.dumps(arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    ends = json.loads(done.stdout)
+    killed = [end for end in ends if end["status"]]
+    assert {end["status"] for end in killed} == {-signal.SIGKILL, 128 + signal.SIGTERM}
+    assert len(killed) >= 15  # some may come before the job has begun, or after it has ended
+    recorded: set[int] = set()
+    for end in ends:
+        # Batch 0 is the longest text, of 1 + 99 tokens. Nothing on record is read again, nor anything twice by one job.
+        read = [1 + 99 - int(length) for length in end["passes"]]
+        assert len(set(read)) == len(read)
+        assert not recorded & set(read)
+        assert not end["done"] or recorded <= set(end["done"])
+        recorded = set(end["done"])
+    assert contents(tmp_path / "killed/0.h5") == whole
+    assert sum(len(end["passes"]) for end in ends) >= 90
 
 
 def test_other_settings_start_afresh(inputs: dict[str, Any], passes: list[int], tmp_path: Path) -> None:
@@ -193,7 +280,10 @@ def test_a_second_process_waits_for_the_first(
 
 
 def rows(folder: Path, key: str = "key", texts: int = 4) -> PartialRows:
-    return PartialRows(folder, key, layers=2, texts=texts, width=3)
+    partial = PartialRows(folder, key, layers=2, texts=texts, width=3)
+    if partial.plan is None:
+        partial.set_plan({"token_budget": 1})
+    return partial
 
 
 def fill(partial: PartialRows, batch: int) -> None:
@@ -204,8 +294,8 @@ def fill(partial: PartialRows, batch: int) -> None:
 def check(partial: PartialRows) -> None:
     """Every batch that counts as done has its rows."""
     for batch in partial.done:
-        assert (partial.pooled[:, batch] == 1 + batch).all()
-        assert (partial.norms[:, batch] == 1 + batch).all()
+        for part in (*partial.pooled, *partial.norms):
+            assert (part[batch : batch + 1] == 1 + batch).all()
 
 
 def test_finished_rows_are_there_again(tmp_path: Path) -> None:
@@ -229,9 +319,8 @@ def test_rows_of_another_key_are_forgotten(tmp_path: Path) -> None:
         fill(partial, 2)
     with rows(tmp_path / "p", "other", texts=6) as partial:
         assert partial.done == {}
-        assert partial.pooled.shape == (2, 6, 3)
-        assert not partial.pooled.any()
-        assert not partial.norms.any()
+        assert [part.shape for part in (*partial.pooled, *partial.norms)] == [(6, 3), (6, 3), (6,), (6,)]
+        assert not any(part[:].any() for part in (*partial.pooled, *partial.norms))
 
 
 @pytest.mark.parametrize("kept", range(0, 80, 3))
@@ -252,7 +341,7 @@ def test_a_torn_journal_costs_its_last_batch_only(kept: int, tmp_path: Path) -> 
         check(partial)
 
 
-@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("steps", range(7))
 def test_a_kill_while_rows_are_forgotten_leaves_none_that_are_believed(
     steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +361,7 @@ def test_a_kill_while_rows_are_forgotten_leaves_none_that_are_believed(
         try:
             partial.remove()
         except KeyboardInterrupt:
-            assert steps < 5
+            assert steps < 6
         monkeypatch.setattr(Path, "unlink", unlink)
     with rows(tmp_path / "p") as partial:
         assert set(partial.done) <= {1}

@@ -1,16 +1,19 @@
 """Stored activations: a layer is its shards in order, wherever the folder lies, and nothing missing or foreign is read.
 
-`tests/fixtures` holds a small file of each format, as version 1 writes it. They were made by `make_fixtures` below and
-are never made again: later versions must read them or refuse them by name.
+`tests/fixtures` holds a small file of each version of each format. They were made by `make_fixtures` below, as it was
+at the time, and are never made again: later versions must read them or refuse them by name.
 """
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from affectome.activations.moments import Moments
 from affectome.activations.store import Texts, open_layer, write_layer, write_shard
 from affectome.errors import UserError
 from affectome.hdf5 import ACTIVATIONS, LAYER, VECTORS, VERSIONS, reading, writing
@@ -31,6 +34,7 @@ def texts(first: int, count: int, dropped: int = 0) -> Texts:
         topic=np.array([f"topic {n}" for n in numbers], dtype=object),
         neutral=np.array([n % 3 == 2 for n in numbers], dtype=bool),
         n_tokens=np.array([60 + n for n in numbers], dtype=np.int32),
+        n_text=np.array([59 + n for n in numbers], dtype=np.int32),
         n_pooled=np.array([10 + n for n in numbers], dtype=np.int32),
         dropped=np.array([f"short{n}" for n in range(dropped)], dtype=object),
         dropped_tokens=np.arange(1, dropped + 1, dtype=np.int32),
@@ -44,16 +48,29 @@ def values(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(residuals, np.float32), np.array([1000 * layer + text for layer in LAYERS], np.float32)
 
 
-def shard(path: Path, first: int, count: int, dropped: int = 0, basis: str = "same", key: str = "") -> Path:
+def shard(
+    path: Path,
+    first: int,
+    count: int,
+    dropped: int = 0,
+    basis: str = "same",
+    key: str = "",
+    stored: list[int] | None = None,
+) -> Path:
     facts = {"model": "tiny", "dtype": "float32", "device": "cpu", "tokens": 100 + first, "seconds": 0.5, "cut": 1}
     part = texts(first, count, dropped)
-    write_shard(path, key or f"key{first}", part, LAYERS, *values(first, count), basis=basis, **facts)
+    performance = {"tokens_per_second": 1.5}
+    write_shard(
+        path, key or f"key{first}", part, LAYERS, *values(first, count), stored, performance, basis=basis, **facts
+    )
     return path
 
 
 def make_fixtures(folder: Path) -> None:
-    """The archived files: a shard of three texts, a layer over it, and vectors."""
-    write_layer(folder / "layer_v1.h5", [shard(folder / "activations_v1.h5", 0, 3, dropped=1)], layer=3)
+    """The archived files: a shard of three texts, layers over it with and without their activations, and vectors."""
+    part = shard(folder / "activations_v2.h5", 0, 3, dropped=1, stored=[3])
+    write_layer(folder / "layer_v2.h5", [part], layer=3)
+    write_layer(folder / "layer_moments_v2.h5", [part], layer=0)
     write_vectors(
         folder / "vectors_v1.h5",
         Vectors(
@@ -205,8 +222,9 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
             pass
 
 
-def test_archived_activations_are_read() -> None:
-    with reading(FIXTURES / "activations_v1.h5", ACTIVATIONS) as file:
+@pytest.mark.parametrize("version", [1, 2])
+def test_archived_activations_are_read(version: int) -> None:
+    with reading(FIXTURES / f"activations_v{version}.h5", ACTIVATIONS) as file:
         assert_same(Texts.read(file), texts(0, 3, dropped=1))
         assert file["activations/layer_3"][...].tolist() == [
             [300, 301, 302, 303],
@@ -214,11 +232,25 @@ def test_archived_activations_are_read() -> None:
             [320, 321, 322, 323],
         ]
         assert file["token_norm/layer_3"][...].tolist() == [3000, 3001, 3002]
-        assert file["activations/layer_0"][1, 2] == 12
+        if version == 1:
+            assert file["activations/layer_0"][1, 2] == 12
+        else:
+            assert file["neutral_activations/layer_0"][...].tolist() == [[20, 21, 22, 23]]
 
 
-def test_an_archived_layer_is_read() -> None:
-    with open_layer(FIXTURES / "layer_v1.h5") as file:
+def test_archived_moments_are_read() -> None:
+    with open_layer(FIXTURES / "layer_moments_v2.h5") as file:
+        assert_same(Texts.read(file), texts(0, 3, dropped=1))
+        assert file["neutral_activations"][...].tolist() == [[20, 21, 22, 23]]
+        found = Moments.read(file["moments"])
+    assert (found.names, found.counts.tolist()) == (["naïve", "sad"], [[1, 0], [1, 0]])
+    assert found.mean[:, 0].tolist() == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    assert not found.m2.any()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_archived_layer_is_read(version: int) -> None:
+    with open_layer(FIXTURES / f"layer_v{version}.h5") as file:
         assert_same(Texts.read(file), texts(0, 3, dropped=1))
         assert file["activations"][...].tolist() == values(0, 3)[0][1].tolist()
         assert file["token_norm"][...].tolist() == [3000, 3001, 3002]
@@ -245,9 +277,53 @@ def shape_of(path: Path) -> dict[str, object]:
         return found | {"version": int(file.attrs["format_version"])}
 
 
-@pytest.mark.parametrize("name", ["activations_v1", "layer_v1", "vectors_v1"])
+@pytest.mark.parametrize("name", ["activations_v2", "layer_v2", "layer_moments_v2", "vectors_v1"])
 def test_a_format_changes_only_with_its_version(name: str, tmp_path: Path) -> None:
     """Whoever changes what is written raises the version, and archives a file of the new one beside the old."""
     make_fixtures(tmp_path)
     written, archived = shape_of(tmp_path / f"{name}.h5"), shape_of(FIXTURES / f"{name}.h5")
     assert written == archived or written["version"] > archived["version"]
+
+
+# ---------------------------------------------------------------- large stores
+
+STORE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from affectome.activations import store
+from affectome.activations.resume import PartialRows
+from affectome.activations.store import Texts, each_block, open_layer, write_layer, write_shard
+
+folder, layers, texts, width = Path(sys.argv[1]), 4, 10_000, 2048
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+names = np.array([f"id{n}" for n in range(texts)], dtype=object)
+flags, ones = np.zeros(texts, dtype=bool), np.ones(texts, dtype=np.int32)
+none = np.array([], dtype=object)
+about = Texts(names, np.array(["sad"] * texts, dtype=object), names, flags, ones, ones, ones, none, ones[:0])
+before = peak()
+with PartialRows(folder / "partial", "key", layers, texts, width) as partial:
+    partial.set_plan({})
+    for first in range(0, texts, 100):
+        rows = list(range(first, first + 100))
+        values = np.full((layers, 100, width), 1 + first, np.float32)
+        partial.write(first, rows, values, np.ones((layers, 100)), 0.1)
+    partial.flush()
+    facts = {"basis": "b", "model": "m", "dtype": "float32", "device": "cpu", "tokens": 1, "seconds": 1.0, "cut": 0}
+    write_shard(folder / "0.h5", "key", about, list(range(layers)), partial.pooled, partial.norms, **facts)
+write_layer(folder / "layer_1.h5", [folder / "0.h5"], 1)
+with open_layer(folder / "layer_1.h5") as file:
+    total = sum(each_block(file["activations"], lambda rows, values: float(values.sum(dtype=np.float64))))
+assert total == width * 100 * sum(1 + first for first in range(0, texts, 100)), total
+print((folder / "0.h5").stat().st_size, peak() - before)
+"""
+
+
+def test_a_store_is_written_and_read_in_little_memory(tmp_path: Path) -> None:
+    """328 MB of activations in a process that grows by a fraction of them: by some blocks of 4,096 rows, 34 MB each."""
+    done = subprocess.run(
+        [sys.executable, "-c", STORE, str(tmp_path)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    size, grown = map(int, done.stdout.split())
+    assert size > 4 * 4 * 10_000 * 2048
+    assert grown < 160e6

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from affectome.activations.tokens import TokenText, pad_right, plan_batches, pooled_span, span_mask, tokenize
+from affectome.activations.tokens import TokenText, pad_right, plan_batches, pooled_span, tokenize
 from tests.helpers import BOS, EOS, FIRST_BYTE, PAD, tiny_tokenizer
 
 # The tiny tokenizer numbers printable ASCII first.
@@ -115,9 +114,3 @@ def test_every_text_is_in_one_batch_within_the_budget(lengths: list[int], budget
 def test_padding_is_on_the_right_and_made_of_the_text_itself() -> None:
     texts = [TokenText((1, 7, 8, 9), 1, 4), TokenText((1, 5), 1, 2)]
     assert pad_right(texts).tolist() == [[1, 7, 8, 9], [1, 5, 5, 5]]
-
-
-def test_span_mask() -> None:
-    mask = span_mask([(1, 3), (0, 1), (4, 4)], 4)
-    assert mask.dtype == torch.float32
-    assert mask.tolist() == [[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
+from affectome.activations import store
+from affectome.activations.moments import Moments
 from affectome.activations.store import Texts, open_layer
 from affectome.errors import UserError
-from affectome.vectors import compute
 from affectome.vectors.compute import emotion_vectors, residual_norm
-from affectome.vectors.contrasts import contrast, split_half_reliability, sum_by_emotion, unit
-from affectome.vectors.denoising import neutral_basis, project_out
+from affectome.vectors.contrasts import Sums, contrast, group_sums, split_half_reliability, unit
+from affectome.vectors.denoising import NeutralTexts, project_out
 from affectome.vectors.store import ARRAYS, Vectors, read_all, read_vectors
 from tests.planted import centred_orthonormal, layer_files, orthonormal
 
@@ -102,29 +103,48 @@ def test_components_that_neutral_texts_do_not_have_are_not_invented(planted: dic
         vectors_of(planted["file"], EMOTIONS, components=4)
 
 
+def neutral_texts(rows: np.ndarray, at_once: int = 1_000_000) -> NeutralTexts:
+    texts = NeutralTexts(rows.shape[1])
+    for start in range(0, len(rows), at_once):
+        texts.add(rows[start : start + at_once])
+    return texts
+
+
 def test_a_share_reached_exactly_needs_no_further_component() -> None:
     scores = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.sqrt([3, 1])
-    assert len(neutral_basis(scores, variance=0.75)) == 1
-    assert len(neutral_basis(scores, variance=0.7501)) == 2
+    assert len(neutral_texts(scores).basis(variance=0.75)) == 1
+    assert len(neutral_texts(scores).basis(variance=0.7501)) == 2
 
 
 @pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
 def test_the_neutral_basis_is_that_of_scikit_learn(shape: tuple[int, int]) -> None:
     neutral = np.random.default_rng(2).normal(size=shape) * np.linspace(3, 0.5, shape[1]) + 7
-    found = neutral_basis(neutral, variance=0.5)
+    found = neutral_texts(neutral).basis(variance=0.5)
     expected = PCA(n_components=0.5, svd_solver="full").fit(neutral).components_
     assert found.shape == expected.shape
     assert len(found) > 1
     np.testing.assert_allclose(found.T @ found, expected.T @ expected, atol=1e-10)
     assert (np.take_along_axis(found, np.abs(found).argmax(axis=1)[:, None], axis=1) > 0).all()
-    np.testing.assert_allclose(neutral_basis(neutral, components=len(expected)), found)
+    np.testing.assert_allclose(neutral_texts(neutral).basis(components=len(expected)), found)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 13, 200])
+def test_neutral_texts_come_in_pieces_of_any_size(at_once: int) -> None:
+    """More texts than they are wide, far from the origin: a plain sum of squares would keep 4 of 16 digits."""
+    neutral = (np.random.default_rng(3).normal(size=(60, 8)) * np.linspace(3, 1, 8) + 1e4).astype(np.float32)
+    pieces = neutral_texts(neutral, at_once)
+    exact = neutral.astype(np.float64)
+    np.testing.assert_allclose(pieces.mean, exact.mean(axis=0), rtol=1e-14)
+    expected = np.linalg.svd(exact - exact.mean(axis=0))[2][:3]
+    found = pieces.basis(components=3)
+    np.testing.assert_allclose(np.abs((found * expected).sum(axis=1)), 1, atol=1e-10)
 
 
 @pytest.mark.parametrize("neutral", [np.ones((1, 4)), np.ones((5, 4)) * 0.1, np.zeros((3, 4))])
 def test_neutral_texts_that_are_all_alike_cannot_denoise(neutral: np.ndarray) -> None:
     for denoising in ({"variance": 0.5}, {"components": 1}):
         with pytest.raises(UserError, match="add some or turn it off"):
-            neutral_basis(neutral.astype(np.float32), **denoising)
+            neutral_texts(neutral.astype(np.float32)).basis(**denoising)
 
 
 # Emotion means (1, 0), (4, 3) and (−2, 6) behind 2, 1 and 3 stories.
@@ -192,16 +212,12 @@ def test_an_emotion_without_text_is_named(tmp_path: Path) -> None:
         vectors_of(by_hand(tmp_path), ["sad", "happy", "glad"])
 
 
-def texts(neutral: list[bool], n_tokens: list[int]) -> Texts:
-    empty = np.array([], dtype=object)
-    return Texts(empty, empty, empty, np.array(neutral), np.array(n_tokens), empty, empty, empty)
-
-
 def test_the_residual_norm_by_hand(tmp_path: Path) -> None:
     # 4 tokens of norm 10 and 2 of norm 20 after each first one; the neutral text does not count: 80 / 6.
     # Every story alike would give 15, first tokens counted 13.75, the neutral text included 947.
     kinds, tokens, norms = [False, True, False], [5, 101, 3], [10.0, 999.0, 20.0]
-    assert residual_norm(np.array(norms, dtype=np.float32), texts(kinds, tokens)) == pytest.approx(80 / 6)
+    own = np.array(tokens) - 1
+    assert residual_norm(np.array(norms, dtype=np.float32), own, np.array(kinds)) == pytest.approx(80 / 6)
     activations = np.random.default_rng(0).normal(size=(1, 3, 4))
     file = layer_files(tmp_path, ["sad", "", "glad"], activations, norms, tokens)[0]
     assert vectors_of(file, ["sad", "glad"]).residual_norm == pytest.approx(80 / 6)
@@ -277,7 +293,7 @@ def test_how_the_file_is_read_changes_nothing(
     planted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = vectors_of(planted["file"], EMOTIONS, variance=0.5)
-    monkeypatch.setattr(compute, "_ROWS", 7)
+    monkeypatch.setattr(store, "_BYTES", 7 * 4 * WIDTH)
     pieces = vectors_of(planted["file"], EMOTIONS, variance=0.5)
     with open_layer(planted["file"]) as file:
         read = Texts.read(file)
@@ -286,6 +302,49 @@ def test_how_the_file_is_read_changes_nothing(
     for other in (pieces, vectors_of(one_shard, EMOTIONS, variance=0.5)):
         for name in ARRAYS:
             np.testing.assert_allclose(getattr(other, name), getattr(whole, name), atol=1e-6)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+@pytest.mark.parametrize("reference", ["mean_of_means", "neutral"])
+def test_moments_give_the_vectors_that_rows_give(
+    planted: dict[str, Any], shards: int, reference: str, tmp_path: Path
+) -> None:
+    """Emotions lie across shards with odd counts, so halves change places from one to the next."""
+    with open_layer(planted["file"]) as file:
+        read = Texts.read(file)
+        activations = file["activations"][...]
+    both = np.stack([activations, activations])
+    rows, sums = layer_files(tmp_path, list(read.emotion), both, shards=shards, stored=[0])
+    with open_layer(sums) as file:
+        assert "activations" not in file
+        np.testing.assert_array_equal(file["neutral_activations"][...], activations[read.neutral])
+        with pytest.raises(UserError, match=r"moments of layer 1 only; .* stored layers"):
+            store.rows_of(file)
+    with open_layer(rows) as file:
+        assert np.array_equal(store.rows_of(file), activations)
+    wanted, found = (vectors_of(file, EMOTIONS, reference, variance=0.5) for file in (rows, sums))
+    for name in ARRAYS:
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-6)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_moments_are_those_of_numpy(shards: int, tmp_path: Path) -> None:
+    """Also of layers whose rows are stored; the numbers are large and their differences small."""
+    activations = np.random.default_rng(5).normal(size=(2, 11, 4)) + 1e3
+    emotions = ["a", "b", "a", "", "a", "c", "b", "a", "a", "b", "a"]
+    for path in layer_files(tmp_path, emotions, activations, shards=shards, stored=[0]):
+        with open_layer(path) as file:
+            found = Moments.read(file["moments"])
+        assert found.names == ["a", "b", "c"]
+        assert found.counts.tolist() == [[3, 3], [2, 1], [1, 0]]
+        values = activations[int(path.stem[-1])].astype(np.float32).astype(np.float64)
+        for index, name in enumerate("abc"):
+            mine = values[[emotion == name for emotion in emotions]]
+            for half in (0, 1):
+                part = mine[half::2]
+                if len(part):
+                    np.testing.assert_allclose(found.mean[index, half], part.mean(axis=0), rtol=1e-14)
+                    np.testing.assert_allclose(found.m2[index, half], part.var(axis=0) * len(part), atol=1e-8)
 
 
 def test_two_runs_give_the_same_file_and_every_setting_its_own_fingerprint(planted: dict[str, Any]) -> None:
@@ -330,14 +389,16 @@ def test_files_are_read_in_the_order_of_layers(tmp_path: Path) -> None:
 
 def test_sums_leave_unlabelled_rows_out() -> None:
     rows = np.arange(8, dtype=np.float32).reshape(4, 2)
-    sums = sum_by_emotion(rows, np.array([2, -1, 0, 2]), 3)
+    sums = Sums.zeros(3, 2)
+    sums.add(group_sums(rows, np.array([2, -1, 0, 2])))
     np.testing.assert_array_equal(sums.totals, [[4, 5], [0, 0], [6, 8]])
     np.testing.assert_array_equal(sums.counts, [1, 0, 2])
 
 
 def test_sums_of_many_float32_rows_lose_no_digits() -> None:
     rows = np.full((200_000, 1), 1 / 3, dtype=np.float32)
-    assert sum_by_emotion(rows, np.zeros(len(rows), dtype=int), 1).totals[0, 0] == 200_000 * float(np.float32(1 / 3))
+    ((group, total, count),) = group_sums(rows, np.zeros(len(rows), dtype=int))
+    assert (group, total[0], count) == (0, 200_000 * float(np.float32(1 / 3)), 200_000)
 
 
 def test_a_reference_that_does_not_exist_is_refused() -> None:

@@ -50,6 +50,33 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
         "corpora.starter.emotions",
         "at least 3",
     ),
+    "layer stored that is not collected": (
+        {"models": {"smollm2-135m": {"layers": [20], "stored": [19, 20]}}},
+        "models.smollm2-135m.stored",
+        "layer 19 not among",
+    ),
+    "trial at a layer that is not stored": (
+        {"models": {"smollm2-135m": {"stored": [19]}}},
+        "models.smollm2-135m.stored",
+        "lacks layer 20, where run 'demo' steers",
+    ),
+    "tokens per batch in words": (
+        {"models": {"smollm2-135m": {"token_budget": "many"}}},
+        "models.smollm2-135m.token_budget",
+        "'auto'",
+    ),
+    "unknown framing": ({"readings": {"from-50": {"framing": "system"}}}, "readings.from-50.framing", "'assistant'"),
+    "prompt without a chat": ({"readings": {"from-50": {"prompt": "Go on."}}}, "readings.from-50", "remove it"),
+    "position without a chat": (
+        {"readings": {"mine": {"pooling": {"position": "before_reply"}}}},
+        "readings.mine",
+        "use user",
+    ),
+    "one token where ten are wanted": (
+        {"readings": {"mine": {"pooling": {"last": True}, "min_tokens": 10}}},
+        "readings.mine",
+        "use 1",
+    ),
     "no strengths": ({"trials": {"expression": {"strengths": []}}}, "trials.expression.strengths", "is empty"),
     "strength 0": ({"trials": {"expression": {"strengths": [0.0, 0.1]}}}, "trials.expression.strengths", "baseline"),
     "unknown kind of trial": ({"trials": {"expression": {"kind": "expresion"}}}, "trials.expression", "preference"),

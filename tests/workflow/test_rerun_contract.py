@@ -44,6 +44,8 @@ SETTINGS: dict[str, tuple[str, object, set[str]]] = {
     "a cost trial's gates": ("trials/cost/gates", {"repetition": 0.2}, SAFETY),
     "a trial's controls": ("trials/expression/controls", {"random": 6}, STEERED - {"safe_ranges"}),
     "pooling": ("readings/from-50", {"pooling": {"from": 40}, "min_tokens": 10}, ACTIVATIONS),
+    "framing": ("readings/from-50/framing", "user", ACTIVATIONS),
+    "stored layers": ("models/tiny/stored", [2], ACTIVATIONS),
     "tokens per batch": ("models/tiny/token_budget", 1024, ACTIVATIONS),
     "screening": ("corpora/small/screening", {"min_words": 41}, {"screen_corpus"} | ACTIVATIONS),
 }

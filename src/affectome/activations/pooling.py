@@ -4,9 +4,10 @@ Sums run in float32 whatever the model's precision; a mean over a hundred bfloat
 one emotion from another.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,69 +15,134 @@ from torch import nn
 from affectome.models.anatomy import residual
 
 
-def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the masked tokens of `hidden` (batch, tokens, width) → (batch, width), float32.
+class Spans:
+    """Which tokens [first, end) of each row of a batch of `length` tokens count."""
 
-    `mask` (batch, tokens) is float, 1 at each pooled token. Values outside the mask, even infinite ones, do not count.
+    def __init__(self, spans: list[tuple[int, int]], length: int, device: torch.device) -> None:
+        self.rows = spans
+        self._elsewhere: dict[torch.device, Spans] = {}
+        bounds = torch.tensor(spans)
+        self.counts = (bounds[:, 1] - bounds[:, 0]).float()
+        positions = torch.arange(length)[None]
+        self.mask = (positions >= bounds[:, :1]) & (positions < bounds[:, 1:])
+        if device.type == "cuda":
+            # From pinned memory the copies do not wait for what the GPU is still computing.
+            self.counts, self.mask = (part.pin_memory() for part in (self.counts, self.mask))
+        self.counts, self.mask = (part.to(device, non_blocking=True) for part in (self.counts, self.mask))
+
+    def to(self, device: torch.device) -> "Spans":
+        """Itself on `device`, which is another one for the later blocks of a model spread over several."""
+        if self.mask.device == device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Spans(self.rows, self.mask.shape[1], device)
+        return self._elsewhere[device]
+
+
+def pool(hidden: torch.Tensor, spans: Spans) -> torch.Tensor:
+    """Mean over `spans` of `hidden` (batch, tokens, width) → (batch, width), float32.
+
+    Values outside the spans, even infinite ones, do not count.
     """
-    kept = torch.where(mask[..., None] > 0, hidden.float(), 0.0)
-    return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    if hidden.device.type == "cpu":
+        # Touches nothing but the tokens that count, and needs no copy in float32.
+        sums = [hidden[row, first:end].sum(dim=0, dtype=torch.float32) for row, (first, end) in enumerate(spans.rows)]
+        return torch.stack(sums) / spans.counts[:, None]
+    return _sum_by_matmul(hidden, spans.mask) / spans.counts[:, None]
 
 
-def mean_norm(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean L2 norm of the masked tokens of `hidden` (batch, tokens, width) → (batch,), float32."""
-    norms = torch.linalg.vector_norm(hidden.float(), dim=-1)
-    return torch.where(mask > 0, norms, 0.0).sum(dim=1) / mask.sum(dim=1)
+def _sum_by_matmul(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sums over masked tokens as one batched matrix product, whose products are exact and whose sums are float32."""
+    kept = torch.where(mask[..., None], hidden, 0)
+    ones = mask[:, None].to(hidden.dtype)
+    if hidden.device.type == "cuda" and hidden.dtype != torch.float32:
+        return torch.bmm(ones, kept, out_dtype=torch.float32)[:, 0]
+    return torch.bmm(ones.float(), kept.float())[:, 0]
+
+
+def mean_norm(hidden: torch.Tensor, spans: Spans) -> torch.Tensor:
+    """Mean L2 norm of the tokens of `hidden` (batch, tokens, width) in `spans` → (batch,), float32."""
+    norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    return torch.where(spans.mask, norms, 0.0).sum(dim=1) / spans.counts
 
 
 class _Reached(Exception):  # noqa: N818 - the way out of a pass, no error
     """The last wanted block has been read: what follows it (more blocks, final norm, LM head) need not run."""
 
 
-@dataclass
-class PoolingHooks:
-    """What the hooks of one forward pass take and give.
+class Stopped(Exception):  # noqa: N818 - the way out of a pass, no error
+    """The job is to end: a pass is given up at its next block."""
 
-    Before the pass: `pooled_mask` and `text_mask`, both (batch, tokens). After it: `pooled[layer]` (batch, width) and
-    `norms[layer]` (batch,), float32.
+
+@dataclass
+class _Pass:
+    """One pass under way in one thread."""
+
+    pooled: Spans
+    texts: Spans
+    vectors: list[torch.Tensor]
+    norms: list[torch.Tensor]
+
+
+class PoolingHooks:
+    """Pools `layers` of every pass made through `run`, in as many threads at once as there are.
+
+    Where `stop` gets set, a pass under way raises `Stopped` at its next block.
     """
 
-    pooled_mask: torch.Tensor | None = None
-    text_mask: torch.Tensor | None = None
-    pooled: dict[int, torch.Tensor] = field(default_factory=dict)
-    norms: dict[int, torch.Tensor] = field(default_factory=dict)
+    def __init__(self, layers: Iterable[int], stop: threading.Event | None = None) -> None:
+        self.layers = sorted(layers)
+        self._stop = stop or threading.Event()
+        self._here = threading.local()
 
-    def run(self, model: nn.Module, ids: torch.Tensor, pooled_mask: torch.Tensor, text_mask: torch.Tensor) -> None:
-        """One forward pass over `ids` (batch, tokens), right-padded, up to the last hooked block."""
-        self.pooled_mask, self.text_mask = pooled_mask.to(ids.device), text_mask.to(ids.device)
-        self.pooled.clear()
-        self.norms.clear()
+    def run(
+        self, model: nn.Module, ids: torch.Tensor, pooled: Spans, texts: Spans
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pass right-padded `ids` (batch, tokens) through the model up to the last of `layers`.
+
+        Returns the means over `pooled` (layers, batch, width) and the mean norms of `texts` (layers, batch), float32,
+        on the device of `ids`, layers ascending.
+        """
+        current = self._here.current = _Pass(pooled, texts, [], [])
         try:
             model(input_ids=ids, use_cache=False)
         except _Reached:
-            return
+            return tuple(
+                torch.stack([part.to(ids.device) for part in parts]) for parts in (current.vectors, current.norms)
+            )
+        finally:
+            self._here.current = None
         raise RuntimeError("the last wanted block was never called")
+
+    def check(self, _module: nn.Module, _inputs: object) -> None:
+        """Forward pre-hook of every block."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def read(self, layer: int, output: object) -> None:
+        """Take what block `layer` gave."""
+        current = self._here.current
+        hidden = residual(output)
+        current.vectors.append(pool(hidden, current.pooled.to(hidden.device)))
+        current.norms.append(mean_norm(hidden, current.texts.to(hidden.device)))
+        if layer == self.layers[-1]:
+            raise _Reached
 
 
 @contextmanager
-def pooling_hooks(blocks: nn.ModuleList, layers: Iterable[int]) -> Iterator[PoolingHooks]:
-    """Read `layers` of every forward pass in the block; hooks are removed on any exit."""
-    state = PoolingHooks()
-    layers = sorted(layers)
+def pooling_hooks(
+    blocks: nn.ModuleList, layers: Iterable[int], stop: threading.Event | None = None
+) -> Iterator[PoolingHooks]:
+    """Hooks that read `layers` of passes made in the block; they are removed on any exit."""
+    hooks = PoolingHooks(layers, stop)
 
-    def read(layer: int):
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            hidden = residual(output).float()
-            state.pooled[layer] = pool(hidden, state.pooled_mask.to(hidden.device))
-            state.norms[layer] = mean_norm(hidden, state.text_mask.to(hidden.device))
-            if layer == layers[-1]:
-                raise _Reached
+    def reader(layer: int):
+        return lambda _module, _inputs, output: hooks.read(layer, output)
 
-        return hook
-
-    handles = [blocks[layer].register_forward_hook(read(layer)) for layer in layers]
+    handles = [blocks[layer].register_forward_hook(reader(layer)) for layer in hooks.layers]
+    handles += [block.register_forward_pre_hook(hooks.check) for block in blocks]
     try:
-        yield state
+        yield hooks
     finally:
         for handle in handles:
             handle.remove()

@@ -1,8 +1,10 @@
 """Rows that an interrupted collecting job has already computed.
 
 They lie in a folder beside the job's output, keyed by the fingerprint of everything that decides the numbers: raw
-float32 arrays and a journal of finished batches. A killed job loses at most the batches since the last flush; a job
-with another fingerprint starts afresh. The folder is locked, so a job whose killed predecessor is still alive waits.
+float32 arrays, a journal of finished batches and how the job went about them. A killed job loses at most the batches
+since the last flush; a job with another fingerprint starts afresh. The folder is locked, so a job whose killed
+predecessor is still alive waits. The arrays are read and written with system calls rather than mapped into memory,
+where a store larger than it would count as this process's.
 """
 
 import errno
@@ -11,24 +13,61 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from affectome.files import read_json, write_json
+
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 10.0
+
+# Bytes moved by one call.
+_AT_ONCE = 2**30
 
 # What file systems without locks answer; Lustre does unless mounted with `flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
-class PartialRows:
-    """Arrays `pooled` (layers, texts, width) and `norms` (layers, texts) that survive the process.
+class RowsOnDisk:
+    """Part of a file as a float32 array of `shape` (rows, …), of which slices of rows are read."""
 
-    A context: leaving it keeps what is finished and lets the next job in.
+    def __init__(self, file: int, offset: int, shape: tuple[int, ...]) -> None:
+        self._file, self._offset, self.shape = file, offset, shape
+        self._row = int(np.prod(shape[1:], dtype=np.int64)) * 4
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        values = np.empty((stop - start, *self.shape[1:]), np.float32)
+        _all(os.preadv, self._file, values, self._offset + start * self._row)
+        return values
+
+    def write(self, row: int, values: np.ndarray) -> None:
+        _all(os.pwritev, self._file, np.ascontiguousarray(values, np.float32), self._offset + row * self._row)
+
+
+def _all(move: Callable, file: int, values: np.ndarray, offset: int) -> None:
+    """Read or write all of `values`; one call moves at most 2 GiB, and less where a signal or a full disk stops it."""
+    left = memoryview(values).cast("B") if values.size else memoryview(b"")
+    while left:
+        moved = move(file, [left[:_AT_ONCE]], offset)
+        if not moved:
+            raise OSError(errno.EIO, "a file of finished rows is shorter than it should be")
+        left, offset = left[moved:], offset + moved
+
+
+class PartialRows:
+    """Arrays `pooled` (width) and `norms` per layer and text that survive the process, each a `RowsOnDisk` per layer.
+
+    `plan` is what an interrupted job with the same fingerprint left by `set_plan`, None where there is none. A context:
+    leaving it keeps what is finished and lets the next job in.
     """
 
     def __init__(self, folder: Path, fingerprint: str, layers: int, texts: int, width: int) -> None:
@@ -36,12 +75,15 @@ class PartialRows:
         self._lock = self._wait_for_lock()
         self._key = folder / "fingerprint"
         self._journal = folder / "journal.jsonl"
+        self._plan = folder / "plan.json"
         if not self._key.exists() or self._key.read_text(encoding="utf-8") != fingerprint:
             self._forget()
             self._key.write_text(fingerprint, encoding="utf-8")
-        self.pooled = self._map("pooled.f32", (layers, texts, width))
-        self.norms = self._map("norms.f32", (layers, texts))
-        self.done: dict[int, float] = self._read_journal()
+        self._files: list[int] = []
+        self.pooled = self._open("pooled.f32", layers, (texts, width))
+        self.norms = self._open("norms.f32", layers, (texts,))
+        self.plan: dict[str, Any] | None = read_json(self._plan) if self._plan.exists() else None
+        self.done: dict[int, float] = self._read_journal() if self.plan is not None else {}
         self._pending: dict[int, float] = {}
         self._flushed = time.monotonic()
 
@@ -52,12 +94,21 @@ class PartialRows:
         try:
             self.flush()
         finally:
+            for file in self._files:
+                os.close(file)
             self._lock.close()
 
+    def set_plan(self, plan: dict[str, Any]) -> None:
+        """Keep JSON-like `plan`, by which batches are numbered, for the jobs that may follow."""
+        write_json(self._plan, plan)
+        self.plan = plan
+
     def write(self, batch: int, texts: list[int], pooled: np.ndarray, norms: np.ndarray, seconds: float) -> None:
-        """Keep the rows of finished batch number `batch`; `seconds` is what it took."""
-        self.pooled[:, texts] = pooled
-        self.norms[:, texts] = norms
+        """Keep what finished batch number `batch` gave: `pooled` (layers, texts, width) and `norms` (layers, texts)."""
+        for layer in range(len(pooled)):
+            for index, text in enumerate(texts):
+                self.pooled[layer].write(text, pooled[layer, index])
+                self.norms[layer].write(text, norms[layer, index])
         self._pending[batch] = seconds
         if time.monotonic() - self._flushed >= FLUSH_INTERVAL_S:
             self.flush()
@@ -66,8 +117,8 @@ class PartialRows:
         """Put everything finished on disk; the journal names a batch only once its rows are there."""
         if not self._pending:
             return
-        self.pooled.flush()
-        self.norms.flush()
+        for file in self._files:
+            os.fsync(file)
         with open(self._journal, "a", encoding="utf-8") as journal:
             for batch, seconds in self._pending.items():
                 # A line begins with its line end, so that one cut short by a kill spoils no other.
@@ -89,14 +140,17 @@ class PartialRows:
 
     def _forget(self) -> None:
         # The key goes first: without it, whatever else a kill leaves here is not believed.
-        for file in (self._key, self._journal, self._folder / "pooled.f32", self._folder / "norms.f32"):
+        names = ("pooled.f32", "norms.f32")
+        for file in (self._key, self._journal, self._plan, *(self._folder / name for name in names)):
             file.unlink(missing_ok=True)
 
-    def _map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if 0 in shape:
-            return np.zeros(shape, np.float32)  # no file can be mapped that is empty
-        mode = "r+" if (self._folder / name).exists() else "w+"
-        return np.memmap(self._folder / name, np.float32, mode, shape=shape)
+    def _open(self, name: str, layers: int, shape: tuple[int, ...]) -> list[RowsOnDisk]:
+        size = 4 * int(np.prod(shape, dtype=np.int64))
+        self._files.append(os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o666))
+        if os.fstat(self._files[-1]).st_size != layers * size:
+            self._journal.unlink(missing_ok=True)  # it would speak of rows that are not there
+            os.ftruncate(self._files[-1], layers * size)
+        return [RowsOnDisk(self._files[-1], layer * size, shape) for layer in range(layers)]
 
     def _read_journal(self) -> dict[int, float]:
         done = {}

@@ -2,25 +2,31 @@
 
 **The convention.** A text's tokens are its real tokens. Padding is known from lengths alone (the attention mask's
 information), never from token ids: SmolLM2, for one, uses one id for both padding and end of text. Special tokens that
-the tokenizer adds (BOS, EOS) are not the text's. The first token of a sequence is an attention sink, with a norm tens
-of times any other, and is never pooled.
+the tokenizer adds (BOS, EOS) are not the text's, nor is what a chat template puts around it. The first token of a
+sequence is an attention sink, with a norm tens of times any other, and is never pooled.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+
+from affectome.errors import UserError
+from affectome.models.chat import as_turn
 
 
 @dataclass(frozen=True)
 class TokenText:
-    """One tokenised text: `ids[start:stop]` are the text's own tokens, the rest are special ones around them."""
+    """One tokenised text: `ids[start:stop]` are the text's own tokens, the rest are special ones around them.
+
+    `reply`, in a chat, is the position at which the model's reply begins, the length of the sequence for a user's turn.
+    """
 
     ids: tuple[int, ...]
     start: int
     stop: int
     cut: bool = False
+    reply: int | None = None
 
     @property
     def spans(self) -> tuple[int, int]:
@@ -28,11 +34,17 @@ class TokenText:
         return max(self.start, 1), self.stop
 
 
-def tokenize(tokenizer: Any, texts: list[str], max_tokens: int) -> list[TokenText]:
-    """Tokenise `texts` as the model expects a bare text, BOS included where the tokenizer adds one.
+def tokenize(
+    tokenizer: Any, texts: list[str], max_tokens: int, framing: str = "bare", prompt: str | None = None
+) -> list[TokenText]:
+    """Tokenise `texts` as the model expects them: `bare`, or as a turn of the `user` or the `assistant` in a chat.
 
-    A text of more than `max_tokens` tokens of its own keeps the first `max_tokens` and is marked `cut`.
+    A bare text gets the BOS that the tokenizer adds; a chat has what its template writes and no other. `prompt` is what
+    the user said before an assistant's turn. A text of more than `max_tokens` tokens of its own keeps the first
+    `max_tokens` and is marked `cut`. Raises UserError where the model has no template for such a chat.
     """
+    if framing != "bare":
+        return _tokenize_turns(tokenizer, texts, max_tokens, framing, prompt)
     encoded = tokenizer(texts, return_special_tokens_mask=True, padding=False, truncation=False)
     tokens = []
     for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
@@ -43,12 +55,41 @@ def tokenize(tokenizer: Any, texts: list[str], max_tokens: int) -> list[TokenTex
     return tokens
 
 
+def _tokenize_turns(
+    tokenizer: Any, texts: list[str], max_tokens: int, role: str, prompt: str | None
+) -> list[TokenText]:
+    if not tokenizer.is_fast:
+        raise UserError("this model's tokenizer does not say where its tokens stand in a text; use the framing bare")
+    turns = as_turn(tokenizer, role, texts, prompt)
+    # The template has written every special token there is to be; a tokenizer would put a second BOS before it.
+    encoded = tokenizer(
+        [text for text, _, _ in turns],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        padding=False,
+        truncation=False,
+    )
+    tokens = []
+    for ids, offsets, (_, start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], turns, strict=True):
+        # A token that holds a letter of the text is the text's, even where it holds one of the template too.
+        own = [number for number, (first, stop) in enumerate(offsets) if first < end and stop > start]
+        after = [number for number, (first, _) in enumerate(offsets) if first >= end]
+        first, stop = (own[0], own[-1] + 1) if own else (after[0] if after else len(ids),) * 2
+        kept = min(stop, first + max_tokens)
+        framed = (*ids[:kept], *ids[stop:])
+        tokens.append(TokenText(framed, first, kept, kept < stop, len(framed) if role == "user" else first))
+    return tokens
+
+
 def pooled_span(text: TokenText, pooling: dict[str, Any]) -> tuple[int, int]:
     """Positions [first, end) of the sequence that `pooling` averages; empty where the text is too short.
 
-    `pooling` is one of `{"from": k}` (tokens with index k or later, BOS not counted), `{"mean": True}` and
-    `{"last": True}`, as in `readings.*.pooling`.
+    `pooling` is one of `{"from": k}` (tokens with index k or later, BOS not counted), `{"mean": True}`,
+    `{"last": True}` and, in a chat, `{"position": "before_reply"}` (the template's last token before the model's
+    reply), as in `readings.*.pooling`.
     """
+    if "position" in pooling:
+        return text.reply - 1, text.reply
     first, end = text.spans
     if "from" in pooling:
         first = max(first, text.start + pooling["from"])
@@ -80,10 +121,3 @@ def pad_right(texts: list[TokenText]) -> torch.Tensor:
     """
     longest = max(len(text.ids) for text in texts)
     return torch.tensor([text.ids + text.ids[-1:] * (longest - len(text.ids)) for text in texts])
-
-
-def span_mask(spans: list[tuple[int, int]], length: int) -> torch.Tensor:
-    """Float mask (batch, length), 1 inside each [first, end)."""
-    positions = torch.arange(length)[None]
-    bounds = torch.from_numpy(np.array(spans, dtype=np.int64))
-    return ((positions >= bounds[:, :1]) & (positions < bounds[:, 1:])).float()

@@ -52,7 +52,7 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
         )
 
     _watch(
-        model, [(block, reader(s, b)) for s, stack in enumerate(stacks) for b, block in enumerate(stack)], _probe(model)
+        model, [(block, reader(s, b)) for s, stack in enumerate(stacks) for b, block in enumerate(stack)], probe(model)
     )
     wanted = [(layer, (1, _PROBE, config.hidden_size)) for layer in range(config.num_hidden_layers)]
     for stack, calls in zip(stacks, seen, strict=True):
@@ -79,7 +79,7 @@ def check_causal(model: nn.Module, blocks: nn.ModuleList) -> None:
     far the first moves the second: about as far in an encoder, by rounding only in a decoder, whatever the precision.
     """
     half = _PROBE // 2
-    base, other = _probe(model), _probe(model).roll(half, dims=1)
+    base, other = probe(model), probe(model).roll(half, dims=1)
     later, earlier = base.clone(), base.clone()
     later[:, half:], earlier[:, :half] = other[:, half:], other[:, :half]
     seen: list[torch.Tensor] = []
@@ -123,7 +123,7 @@ def _change(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(after - before, dim=-1) / torch.linalg.vector_norm(before, dim=-1)
 
 
-def _probe(model: nn.Module) -> torch.Tensor:
+def probe(model: nn.Module) -> torch.Tensor:
     """Tokens (1, 16) from all over the vocabulary, those of the second half unlike those of the first.
 
     None is the padding token, from which some encoders count positions.

@@ -12,6 +12,12 @@ from affectome.models.anatomy import check_config
 
 log = logging.getLogger(__name__)
 
+# What weights may fill of a GPU, which needs room for activations too.
+_WEIGHTS_SHARE = 0.85
+
+# Embeddings and norms stay as they are, so quantised models take more than their bits.
+_BYTES_QUANTISED = {"4bit": 0.7, "8bit": 1.2}
+
 
 def best_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
@@ -55,24 +61,45 @@ def read_config(folder: str | Path, trust_remote_code: bool = False) -> Any:
 def load_model(
     folder: str | Path, dtype: str, quantization: str = "none", trust_remote_code: bool = False
 ) -> tuple[nn.Module, Any]:
-    """The model in `folder` in evaluation mode, and its tokenizer.
+    """The model in `folder` in evaluation mode, and its tokenizer: see `load_weights` and `load_tokenizer`."""
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    return load_weights(folder, dtype, quantization, trust_remote_code), tokenizer
 
-    Quantised models are spread by accelerate over the GPUs there are; others are put on one device. Raises UserError
-    where a package is missing, the folder cannot be loaded or its weights lack some of the model.
+
+def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of the model in `folder`; raises UserError where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    read_config(folder, trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise _cannot(f"{folder}: Transformers cannot load its tokenizer", error) from error
+
+
+def load_weights(
+    folder: str | Path, dtype: str, quantization: str = "none", trust_remote_code: bool = False
+) -> nn.Module:
+    """The model in `folder` in evaluation mode, on one device, or spread by accelerate where it does not fit into one.
+
+    Raises UserError where a package is missing, the folder cannot be loaded, its weights lack some of the model, or all
+    GPUs there are do not hold it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     device = best_device()
-    settings: dict[str, Any] = {"dtype": resolve_dtype(dtype, device), "trust_remote_code": trust_remote_code}
+    config = read_config(folder, trust_remote_code)
+    precision = resolve_dtype(dtype, device)
+    place: Any = {"": device}
+    if device.type == "cuda":
+        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+        place = placement(weight_bytes(Path(folder), config.dtype or precision, precision, quantization), free)
+    settings: dict[str, Any] = {"dtype": precision, "trust_remote_code": trust_remote_code, "device_map": place}
     if quantization != "none":
-        settings |= {"quantization_config": _bitsandbytes(quantization, settings["dtype"]), "device_map": "auto"}
-    read_config(folder, trust_remote_code)
+        settings["quantization_config"] = _bitsandbytes(quantization, precision)
     # What can go wrong here is as varied as the models; whatever it is, its reader needs the message, not the trace.
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
-        if quantization == "none":
-            model = model.to(device)
     except Exception as error:
         raise _cannot(f"{folder}: Transformers cannot load it", error) from error
     missing = sorted(report["missing_keys"])
@@ -81,8 +108,29 @@ def load_model(
         raise UserError(
             f"{folder}: the weights lack {len(missing)} tensors of the model, {missing[0]} first; fetch it again"
         )
-    log.info("loaded %s: %s on %s, quantisation %s", folder, settings["dtype"], device, quantization)
-    return model.eval(), tokenizer
+    where = "several GPUs" if place == "auto" else place[""]
+    log.info("loaded %s: %s on %s, quantisation %s", folder, precision, where, quantization)
+    return model.eval()
+
+
+def weight_bytes(folder: Path, stored: torch.dtype, precision: torch.dtype, quantization: str) -> float:
+    """Bytes that the weights in `folder` will take in `precision`, or quantised, once loaded."""
+    numbers = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
+    return numbers / stored.itemsize * _BYTES_QUANTISED.get(quantization, precision.itemsize)
+
+
+def placement(needed: float, free: list[int]) -> dict[str, int] | str:
+    """Where a model of `needed` bytes goes, by the `free` bytes of each GPU: onto one of them, or "auto" over all.
+
+    One GPU reads faster than several that wait for each other. Raises UserError where all together are too small.
+    """
+    if needed > _WEIGHTS_SHARE * sum(free):
+        raise UserError(
+            f"the model needs about {needed / 2**30:.0f} GiB and the GPUs have {sum(free) / 2**30:.0f} GiB free; use "
+            f"more GPUs (models.*.gpus) or quantization 8bit or 4bit"
+        )
+    best = max(range(len(free)), key=free.__getitem__)
+    return {"": best} if needed <= _WEIGHTS_SHARE * free[best] else "auto"
 
 
 def _cannot(what: str, error: Exception) -> UserError:

@@ -16,17 +16,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from affectome.activations.store import Texts, open_layer
+from affectome.activations.store import Texts, each_block, open_layer, rows_of
 from affectome.errors import UserError
 from affectome.hdf5 import DIRECTIONS, reading, writing
 from affectome.identity import fingerprint
 from affectome.randomness import generator
-from affectome.vectors.contrasts import Sums, sum_by_emotion, unit
+from affectome.vectors.contrasts import Sums, group_sums, unit
 from affectome.vectors.denoising import project_out
 from affectome.vectors.store import Vectors, read_all
-
-# Rows read at a time: 4,096 × 5,376 float32 are 88 MB.
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def _controls(
         "shuffled": _drawn(~texts.neutral, controls["shuffled"], int(np.median(found.counts)), seed),
     }
     counts = {"emotion": len(found.emotions), "topic": len(topics), "shuffled": controls["shuffled"]}
-    means = _means(file["activations"], labels, counts)
+    means = _means(rows_of(file), labels, counts)
     width = found.raw.shape[1]
     # A single topic's mean is the mean of the topics' means.
     chosen = sorted(generator(seed, "topics").permutation(len(topics))[: controls["topic"]]) if len(topics) > 1 else []
@@ -146,12 +143,14 @@ def _drawn(stories: np.ndarray, groups: int, size: int, seed: int) -> np.ndarray
 def _means(activations: h5py.Dataset, labels: dict[str, np.ndarray], counts: dict[str, int]) -> dict[str, np.ndarray]:
     """Means (groups, width) of the activations by each of `labels` (texts,), in one pass over the file."""
     width = activations.shape[1]
-    sums = {name: Sums(np.zeros((n, width)), np.zeros(n, dtype=int)) for name, n in counts.items()}
-    for start in range(0, len(activations), _ROWS):
-        rows = slice(start, start + _ROWS)
-        block = activations[rows]
-        for name, n in counts.items():
-            sums[name] += sum_by_emotion(block, labels[name][rows], n)
+    sums = {name: Sums.zeros(n, width) for name, n in counts.items()}
+
+    def part(rows: slice, values: np.ndarray) -> dict[str, list]:
+        return {name: group_sums(values, labels[name][rows]) for name in counts}
+
+    for found in each_block(activations, part):
+        for name, groups in found.items():
+            sums[name].add(groups)
     return {name: total.totals / total.counts[:, None] for name, total in sums.items()}
 
 

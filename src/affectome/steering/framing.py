@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from affectome.errors import UserError
+from affectome.models.chat import render
 from affectome.steering.sets import Template
 
 log = logging.getLogger(__name__)
@@ -56,15 +57,14 @@ def _conversation(tokenizer: Any, messages: list[dict[str, str]], reply: str) ->
     if not getattr(tokenizer, "chat_template", None):
         lines = [_SPEAKERS[message["role"]] + message["content"] for message in messages]
         return "\n\n".join([*lines, f"AI: {reply}".rstrip()]), True
-    settings = {"tokenize": False, "add_generation_prompt": True}
     try:
-        text = tokenizer.apply_chat_template(messages, **settings)
+        text = render(tokenizer, messages, reply=True)
     except TemplateError:
         # Some templates know no system message; its words then open the first user's.
         if messages[0]["role"] != "system":
             raise
         first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-        text = tokenizer.apply_chat_template([first, *messages[2:]], **settings)
+        text = render(tokenizer, [first, *messages[2:]], reply=True)
     return text + reply, False
 
 

@@ -311,7 +311,7 @@ def seconds_of(work: Work, model: Model) -> float:
     bytes_each = {"4bit": 0.5, "8bit": 1.0}.get(model.quantization, 4.0 if model.dtype == "float32" else 2.0)
     seconds = 2 * blocks * work.read / device.reading + 2 * (blocks + head) * work.written / device.writing
     if work.texts:
-        rows = max(1, int(WRITING * model.token_budget / (work.prompt + work.longest)))
+        rows = max(1, int(WRITING * model.trial_budget / (work.prompt + work.longest)))
         steps = -(-work.texts // rows) * work.longest
         seconds += steps * ((blocks + head) * bytes_each / device.memory + device.per_block * model.blocks)
     return seconds * (1 if model.quantization == "none" else 2)

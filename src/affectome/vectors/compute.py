@@ -7,17 +7,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from affectome.activations.store import Texts, open_layer
+from affectome.activations.moments import Moments, halves
+from affectome.activations.store import each_block, open_layer, read_columns
 from affectome.errors import UserError
 from affectome.identity import fingerprint
-from affectome.vectors.contrasts import Sums, contrast, split_half_reliability, sum_by_emotion, unit
-from affectome.vectors.denoising import neutral_basis, project_out
+from affectome.vectors.contrasts import Sums, contrast, group_sums, split_half_reliability, unit
+from affectome.vectors.denoising import NeutralTexts, project_out
 from affectome.vectors.store import Vectors, write_vectors
 
 log = logging.getLogger(__name__)
-
-# Rows read at a time: 4,096 × 5,376 float32 are 88 MB.
-_ROWS = 4096
 
 
 def emotion_vectors(
@@ -34,37 +32,40 @@ def emotion_vectors(
     no text was read.
     """
     with open_layer(layer_file) as file:
-        texts = Texts.read(file)
-        number = {emotion: index for index, emotion in enumerate(emotions)}
-        labels = np.array([-1 if n else number.get(e, -1) for e, n in zip(texts.emotion, texts.neutral, strict=True)])
-        sums = _sums_of_halves(file["activations"], labels, len(emotions))
-        whole = sums[0] + sums[1]
-        counts = whole.counts
+        emotion, is_neutral, n_text = read_columns(file, "emotion", "neutral", "n_text")
+        if "activations" in file:
+            labels = halves(emotion, is_neutral, emotions)
+            sums, neutral = _from_rows(file["activations"], labels, 2 * len(emotions), is_neutral)
+        else:
+            sums, neutral = _from_moments(Moments.read(file["moments"]), file["neutral_activations"], emotions)
+        counts = sums.counts.reshape(-1, 2).sum(axis=1)
         absent = [emotion for emotion, count in zip(emotions, counts, strict=True) if count == 0]
         if absent:
             raise UserError(
                 f"no text was read for {', '.join(absent)}; see screening.json for what was dropped and why"
             )
-        if not texts.neutral.any() and (denoising is not None or reference == "neutral"):
+        if not is_neutral.any() and (denoising is not None or reference == "neutral"):
             raise UserError(
                 "no neutral text was read; add some to the corpus, or turn denoising off and compare with mean_of_means"
             )
-        neutral = file["activations"][np.flatnonzero(texts.neutral)] if texts.neutral.any() else None
         basis_of = fingerprint([str(file.attrs["fingerprint"]), emotions, reference, denoising, code])
-        norm = residual_norm(file["token_norm"][...], texts)
+        norm = residual_norm(file["token_norm"][...], n_text, is_neutral)
         layer = int(file.attrs["layer"])
 
-    centre = neutral.mean(axis=0, dtype=np.float64) if neutral is not None else None
-    raw = contrast(whole.totals / counts[:, None], reference, centre)
-    basis = neutral_basis(neutral, **denoising) if denoising is not None else np.zeros((0, raw.shape[1]))
+    centre = neutral.mean if neutral.count else None
+    parts = sums.totals.reshape(len(emotions), 2, -1)
+    raw = contrast(parts.sum(axis=1) / counts[:, None], reference, centre)
+    basis = neutral.basis(**denoising) if denoising is not None else np.zeros((0, raw.shape[1]))
     denoised = project_out(raw, basis)
     # Halves are compared over the emotions with a text in both: an emotion with one text would shift the reference of
     # one half only, and with it every other emotion's vector.
-    both = np.minimum(*(half.counts for half in sums)) > 0
+    of_halves = sums.counts.reshape(-1, 2)
+    both = of_halves.min(axis=1) > 0
     reliability = np.full(len(emotions), np.nan)
     if both.any():
-        of_halves = (contrast(half.totals[both] / half.counts[both, None], reference, centre) for half in sums)
-        reliability[both] = split_half_reliability(*(project_out(vectors, basis) for vectors in of_halves))
+        means = parts[both] / of_halves[both, :, None]
+        pair = (project_out(contrast(means[:, half], reference, centre), basis) for half in (0, 1))
+        reliability[both] = split_half_reliability(*pair)
     write_vectors(
         output,
         Vectors(layer, tuple(emotions), raw, denoised, unit(denoised), basis, counts, reliability, norm, basis_of),
@@ -74,21 +75,37 @@ def emotion_vectors(
     log.info("layer %d: %d vectors, %d neutral components, residual norm %.1f", layer, len(raw), len(basis), norm)
 
 
-def residual_norm(token_norm: np.ndarray, texts: Texts) -> float:
-    """Mean L2 norm of a token's residual over the corpus's emotion texts, each sequence's first token left out."""
-    weights = np.where(texts.neutral, 0, texts.n_tokens - 1)
+def residual_norm(token_norm: np.ndarray, n_text: np.ndarray, neutral: np.ndarray) -> float:
+    """Mean L2 norm of a token's residual over the emotion texts, from each text's mean over its `n_text` tokens."""
+    weights = np.where(neutral, 0, n_text)
     return float(np.average(token_norm.astype(np.float64), weights=weights))
 
 
-def _sums_of_halves(activations: h5py.Dataset, labels: np.ndarray, emotions: int) -> list[Sums]:
-    """Sums over the 1st, 3rd, 5th … text of each emotion and over its 2nd, 4th, …, in one pass over the file."""
-    odd = np.zeros(len(labels), dtype=bool)
-    for emotion in range(emotions):
-        odd[np.flatnonzero(labels == emotion)[1::2]] = True
-    halves = [sum_by_emotion(np.zeros((0, activations.shape[1])), labels[:0], emotions) for _ in range(2)]
-    for start in range(0, len(labels), _ROWS):
-        rows = slice(start, start + _ROWS)
-        block = activations[rows]
-        for index, mine in enumerate((~odd[rows], odd[rows])):
-            halves[index] += sum_by_emotion(block, np.where(mine, labels[rows], -1), emotions)
-    return halves
+def _from_rows(
+    activations: h5py.Dataset, labels: np.ndarray, groups: int, is_neutral: np.ndarray
+) -> tuple[Sums, NeutralTexts]:
+    """Sums of the `groups` by which `labels` tell texts apart, and the neutral texts, in one pass."""
+    width = activations.shape[1]
+    sums, neutral = Sums.zeros(groups, width), NeutralTexts(width)
+
+    def part(rows: slice, values: np.ndarray) -> tuple[list, np.ndarray]:
+        return group_sums(values, labels[rows]), values[is_neutral[rows]]
+
+    for found, others in each_block(activations, part):
+        sums.add(found)
+        neutral.add(others)
+    return sums, neutral
+
+
+def _from_moments(moments: Moments, others: h5py.Dataset, emotions: list[str]) -> tuple[Sums, NeutralTexts]:
+    """The same of a layer of which moments and, as `others`, neutral texts alone are kept."""
+    width = others.shape[1]
+    sums, neutral = Sums.zeros(2 * len(emotions), width), NeutralTexts(width)
+    number = {name: index for index, name in enumerate(moments.names)}
+    for index, emotion in enumerate(emotions):
+        if emotion in number:
+            counts, means = moments.counts[number[emotion]], moments.mean[number[emotion]]
+            sums.add([(2 * index + half, counts[half] * means[half], int(counts[half])) for half in (0, 1)])
+    for rows in each_block(others, lambda _rows, values: values.copy()):
+        neutral.add(rows)
+    return sums, neutral

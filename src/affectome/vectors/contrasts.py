@@ -7,26 +7,42 @@ import numpy as np
 REFERENCES = ("mean_of_means", "rest", "neutral")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sums:
-    """Per emotion, sums (emotions, width) in float64 and counts (emotions,) of its texts."""
+    """Per group of texts, sums (groups, width) in float64 and counts (groups,)."""
 
     totals: np.ndarray
     counts: np.ndarray
 
-    def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.totals + other.totals, self.counts + other.counts)
+    @classmethod
+    def zeros(cls, groups: int, width: int) -> "Sums":
+        return cls(np.zeros((groups, width)), np.zeros(groups, dtype=np.int64))
+
+    def add(self, parts: list[tuple[int, np.ndarray, int]]) -> None:
+        """Take in what `group_sums` found."""
+        for group, total, count in parts:
+            self.totals[group] += total
+            self.counts[group] += count
 
 
-def sum_by_emotion(activations: np.ndarray, labels: np.ndarray, emotions: int) -> Sums:
-    """Sum the rows of `activations` (texts, width) by their `labels` (texts,), numbers below `emotions`.
+def group_sums(activations: np.ndarray, labels: np.ndarray) -> list[tuple[int, np.ndarray, int]]:
+    """Number, sum (width,) in float64 and count of every group among the rows of `activations` (texts, width).
 
-    Rows with a negative label are left out.
+    `labels` (texts,) are the groups' numbers; rows with a negative one are left out.
     """
-    totals = np.zeros((emotions, activations.shape[1]))
-    used = labels >= 0
-    np.add.at(totals, labels[used], activations[used].astype(np.float64))
-    return Sums(totals, np.bincount(labels[used], minlength=emotions))
+    groups = np.unique(labels[labels >= 0])
+    chosen = [np.flatnonzero(labels == group) for group in groups]
+    return [
+        (int(group), activations[_evenly(rows)].sum(axis=0, dtype=np.float64), len(rows))
+        for group, rows in zip(groups, chosen, strict=True)
+    ]
+
+
+def _evenly(rows: np.ndarray) -> np.ndarray | slice:
+    """Ascending row numbers as a slice, of which no copy is made, where they stand at even distances."""
+    steps = np.diff(rows)
+    step = int(steps[0]) if len(steps) else 1
+    return slice(int(rows[0]), int(rows[-1]) + 1, step) if (steps == step).all() else rows
 
 
 def contrast(means: np.ndarray, reference: str = "mean_of_means", neutral: np.ndarray | None = None) -> np.ndarray:
