@@ -742,7 +742,7 @@ def _check_trial_of(config: Config, name: str, trial: str) -> list[str]:
     gone = sorted(set(config.trial_layers(name, trial)) - set(config.stored_layers(run.model)))
     if gone:
         return [
-            f"models.{run.model}.stored: lacks {_plural('layer', gone)}, where run {name!r} steers and controls are made "
+            f"models.{run.model}.stored: lacks {_plural('layer', gone)}, where run {name!r} steers and makes controls "
             f"of activations per text; add to it"
         ]
     if isinstance(entry, CostTrial):
