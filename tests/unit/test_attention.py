@@ -1,5 +1,6 @@
 """Attention as matrix products is attention: as exact as bfloat16 allows, and torch's own where it does not apply."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,7 +86,7 @@ def test_vectors_of_every_architecture_stay_what_they_were(
         return read_shard(collect(folder, *corpora, tmp_path / f"{name}.h5", collect_spec(range(4), dtype=dtype)))[1]
 
     exact, fast = read("exact", "float32"), read("fast", "bfloat16")
-    monkeypatch.setattr(engine, "fast_attention", lambda _model: engine.nullcontext())
+    monkeypatch.setattr(engine, "fast_attention", lambda _model: nullcontext())
     usual = read("usual", "bfloat16")
 
     def error(found: np.ndarray) -> float:
@@ -95,16 +96,19 @@ def test_vectors_of_every_architecture_stay_what_they_were(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "usual", "within"),
+    ("architecture", "dtype", "usual", "within"),
     [
-        ("llama", "sdpa", "affectome"),
-        ("gemma3", "sdpa", "affectome"),
-        ("llama", "eager", "eager"),
-        ("gpt_oss", "eager", "eager"),
+        ("llama", "bfloat16", "sdpa", "affectome"),
+        ("gemma3", "bfloat16", "sdpa", "affectome"),
+        ("llama", "bfloat16", "eager", "eager"),
+        ("gpt_oss", "bfloat16", "eager", "eager"),
+        ("llama", "float32", "sdpa", "sdpa"),
     ],
 )
-def test_a_model_attends_as_before_afterwards(architecture: str, usual: str, within: str, tmp_path: Path) -> None:
-    model, _ = load_model(tiny_model(tmp_path / "model", architecture, blocks=2), "bfloat16")
+def test_a_model_attends_as_before_afterwards(
+    architecture: str, dtype: str, usual: str, within: str, tmp_path: Path
+) -> None:
+    model, _ = load_model(tiny_model(tmp_path / "model", architecture, blocks=2), dtype)
     model.set_attn_implementation(usual)
     text = attention.text_config(model.config)
 

@@ -66,9 +66,10 @@ AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 @contextmanager
 def fast_attention(model: nn.Module) -> Iterator[None]:
-    """Let `model` attend by `attend` in the block, if it attends by torch's kernel throughout."""
+    """Let `model` attend by `attend` in the block, if it attends by torch's kernel throughout and stands to gain."""
+    gains = model.device.type == "cpu" and model.dtype == torch.bfloat16
     configs = (model.config, text_config(model.config))
-    if any(config._attn_implementation != "sdpa" for config in configs):
+    if not gains or any(config._attn_implementation != "sdpa" for config in configs):
         yield
         return
     model.set_attn_implementation(_NAME)

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,12 @@ class Engine:
         """Tokens per batch, padding included: `setting`, or for "auto" what suits the CPU or fits into GPU memory."""
         if setting != "auto":
             return int(setting)
-        return fitting_budget(self._free_memory(), self._memory_per_token()) if self.on_gpu else CPU_BUDGET
+        if not self.on_gpu:
+            return CPU_BUDGET
+        try:
+            return fitting_budget(self._free_memory(), self._memory_per_token())
+        except torch.OutOfMemoryError:
+            return _GPU_BUDGETS[0]
 
     def flops_per_token(self) -> float:
         """Floating-point operations per token up to the last of the layers, by counting those of a short pass.
@@ -105,11 +110,17 @@ class Engine:
         return counter.get_total_flops() / ids.numel()
 
     def ceiling(self) -> float | None:
-        """Operations per second that matrix products in the model's precision reach on this GPU; None on a CPU."""
+        """Operations per second that matrix products in the model's precision reach on this GPU.
+
+        None on a CPU, and where the model leaves no room to measure it.
+        """
         if not self.on_gpu:
             return None
-        a, b = (torch.randn(8192, 8192, device=self.device).to(self.model.dtype) for _ in range(2))
-        torch.matmul(a, b)
+        try:
+            a, b = (torch.randn(8192, 8192, device=self.device, dtype=self.model.dtype) for _ in range(2))
+            torch.matmul(a, b)
+        except torch.OutOfMemoryError:
+            return None
         torch.cuda.synchronize(self.device)
         started = time.perf_counter()
         for _ in range(20):
@@ -207,8 +218,7 @@ class Engine:
                 yield Result(number, texts, pooled.numpy(), norms.numpy())
                 slots.release()
 
-        attention = nullcontext() if self.on_gpu else fast_attention(self.model)
-        with attention, pooling_hooks(self.blocks, self.layers, stop) as hooks:
+        with fast_attention(self.model), pooling_hooks(self.blocks, self.layers, stop) as hooks:
             threads = [threading.Thread(target=work, args=(hooks,), name=f"passes-{n}") for n in range(workers)]
             for thread in threads:
                 thread.start()
@@ -240,7 +250,7 @@ class Engine:
             results.append(torch.empty(part.shape, dtype=part.dtype, pin_memory=True))
             results[-1].copy_(part, non_blocking=True)
         ready = torch.cuda.Event()
-        ready.record()
+        ready.record(torch.cuda.current_stream(self.device))
         return *results, ready
 
     def _in_parts(

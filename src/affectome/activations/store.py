@@ -140,8 +140,8 @@ def _write_rows(file: h5py.File, texts: Texts, layer: int, pooled: np.ndarray, s
     n, width = pooled.shape
     sums = Moments.empty(texts.emotion[~texts.neutral], width) if moments else None
     parities = sums.groups(texts.emotion, texts.neutral) if sums else None
-    kind, rows = ("activations", n) if stored else ("neutral_activations", int(texts.neutral.sum()))
-    dataset = file.create_dataset(f"{kind}/layer_{layer}", shape=(rows, width), dtype=np.float32)
+    kind, count = ("activations", n) if stored else ("neutral_activations", int(texts.neutral.sum()))
+    dataset = file.create_dataset(f"{kind}/layer_{layer}", shape=(count, width), dtype=np.float32)
     written = 0
     for rows in parts(n, width):
         block = pooled[rows]
