@@ -107,20 +107,30 @@ def test_what_goes_wrong_in_a_pass_is_raised_where_results_are_taken(model: torc
 
 
 def test_leaving_early_ends_passes_at_their_next_block(model: torch.nn.Module) -> None:
-    """As when SIGTERM comes: what is under way would go on for long, here for a minute per pass."""
-    slow = threading.Event()
+    """As when SIGTERM comes while passes take long: two stand still in their first block until after the leaving."""
     engine = Engine(model, LAYERS, 2)
-    for block in model.model.layers:
-        block.register_forward_hook(lambda *_: time.sleep(20 * slow.is_set()))
+    inside, go_on = threading.Semaphore(0), threading.Event()
+    begun: list[int] = []
+    further: list[int] = []
+
+    def hold(*_: object) -> None:
+        begun.append(1)
+        if len(begun) > 2:
+            inside.release()
+            assert go_on.wait(60)
+
+    model.model.layers[0].register_forward_hook(hold)
+    model.model.layers[1].register_forward_hook(lambda *_: further.append(1) if go_on.is_set() else None)
     tokens = texts(longest=15)
     batches = [(number, [number]) for number in range(len(tokens))]
-    started = time.monotonic()
     with engine.reading(tokens, [text.spans for text in tokens], batches) as results:
         next(iter(results))
-        slow.set()
+        assert all(inside.acquire(timeout=60) for _ in range(2))
+        threading.Timer(1, go_on.set).start()
     torch.set_num_threads(1)
-    assert time.monotonic() - started < 45
-    assert not any(len(block._forward_pre_hooks) for block in model.model.layers)
+    assert go_on.is_set()
+    assert not further
+    assert not any(block._forward_pre_hooks for block in model.model.layers)
 
 
 def test_results_wait_to_be_taken(model: torch.nn.Module) -> None:
