@@ -305,6 +305,13 @@ def test_the_same_text_twice_is_no_dead_block(model: Path, tmp_path: Path) -> No
     assert np.array_equal(pooled[:, 0], pooled[:, 1])
 
 
+def test_the_first_text_again_at_the_end_is_no_dead_block(model: Path, tmp_path: Path) -> None:
+    stories = [("sad", "The same words."), ("calm", "No such letter."), ("sad", "The same words.")]
+    spec = collect_spec([0, 1], token_budget=1)
+    texts, _, _ = read_shard(collect(model, *write_corpora(tmp_path, stories), tmp_path / "0.h5", spec))
+    assert len(texts.id) == 3
+
+
 def test_the_store_says_how_fast_it_was_made(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Texts of 1 + 68, 9, 89, 44 and 13 tokens in batches of 180: 90 + 69 of 2 × 90, and 45 + 14 + 10 of 3 × 45."""
     spec = collect_spec(range(3), token_budget=180)

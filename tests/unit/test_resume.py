@@ -314,6 +314,23 @@ def test_finished_rows_are_there_again(tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
+def test_batches_mean_nothing_without_the_plan_that_numbered_them(tmp_path: Path) -> None:
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 2)
+    (tmp_path / "p/plan.json").unlink()
+    with rows(tmp_path / "p") as partial:
+        assert partial.done == {}
+
+
+def test_the_plan_is_there_again(tmp_path: Path) -> None:
+    with rows(tmp_path / "p") as partial:
+        partial.set_plan({"token_budget": 7, "cores": 2})
+    with rows(tmp_path / "p") as partial:
+        assert partial.plan == {"token_budget": 7, "cores": 2}
+    with rows(tmp_path / "p", "other") as partial:
+        assert partial.plan == {"token_budget": 1}
+
+
 def test_rows_of_another_key_are_forgotten(tmp_path: Path) -> None:
     with rows(tmp_path / "p") as partial:
         fill(partial, 2)
