@@ -28,6 +28,8 @@ def start_logging(file: str | Path | None = None) -> None:
     )
     for chatty in ("httpx", "httpx2", "matplotlib", "fontTools", "urllib3", "google_genai"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It warns of the same cast in every product of every pass.
+    logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

@@ -193,16 +193,16 @@ def test_report_opens_and_holds_every_figure(project: Path) -> None:
 
 @pytest.fixture(scope="module")
 def few(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A folder with the tables of eight stories, and their texts."""
+    """A folder with the tables of five stories, and their texts."""
     folder = tmp_path_factory.mktemp("few")
-    stories = pd.read_parquet(project / "results/corpora/starter/stories.parquet").iloc[::128].reset_index(drop=True)
+    stories = pd.read_parquet(project / "results/corpora/starter/stories.parquet").iloc[::256].reset_index(drop=True)
     write_corpus(stories, folder / "stories.parquet")
     write_corpus(empty_corpus(), folder / "neutral.parquet")
     return folder, stories["text"].tolist()
 
 
 def read_few(project: Path, folder: Path, **settings: object) -> np.ndarray:
-    """Vectors (layers, texts, width) of the eight stories at three layers."""
+    """Vectors (layers, texts, width) of the five stories at three layers."""
     spec = collect_spec([0, 10, 20], pooling={"from": 50}, token_budget="auto", **settings)
     output, manifest = folder / "shard.h5", project / MODEL / "manifest.json"
     collect_shard(folder / "stories.parquet", folder / "neutral.parquet", manifest, output, 0, spec, "code", threads=2)
@@ -213,7 +213,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first * second).sum(-1) / (np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1))
 
 
-@pytest.mark.parametrize(("quantization", "least"), [("8bit", 0.999), ("4bit", 0.97)])
+@pytest.mark.parametrize(("quantization", "least"), [("8bit", 0.998), ("4bit", 0.98)])
 def test_the_quantised_model_reads_much_the_same(
     project: Path, few: tuple[Path, list[str]], quantization: str, least: float
 ) -> None:
@@ -222,7 +222,7 @@ def test_the_quantised_model_reads_much_the_same(
     assert cosine(found, exact).min() > least
     # What stories have in common must not stand in for agreement: differences between stories agree as well.
     apart = cosine(found - found.mean(axis=1, keepdims=True), exact - exact.mean(axis=1, keepdims=True))
-    assert apart.min() > {"8bit": 0.97, "4bit": 0.6}[quantization]
+    assert apart.min() > {"8bit": 0.95, "4bit": 0.8}[quantization]
     assert not np.array_equal(found, exact)
 
 

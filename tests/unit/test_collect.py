@@ -406,6 +406,26 @@ def test_quantised_models_are_read(quantization: str, near: float, tmp_path: Pat
     assert 1e-4 < np.median(np.diagonal(apart, axis1=1, axis2=2)) < near
 
 
+def test_eight_bits_do_not_mix_texts(tmp_path: Path) -> None:
+    """With inputs beyond 6, which bitsandbytes by default singles out by the largest values in the whole batch."""
+    pytest.importorskip("bitsandbytes")
+    model = tiny_model(tmp_path / "model", width=64)
+    edit_weights(model, layernorm_weight=lambda tensor: tensor.mul_(5))
+    corpora = write_corpora(tmp_path, STORIES, NEUTRAL)
+    alone, together = (
+        read_shard(
+            collect(
+                model,
+                *corpora,
+                tmp_path / f"{budget}.h5",
+                collect_spec(range(3), quantization="8bit", token_budget=budget),
+            )
+        )[1]
+        for budget in (1, 10_000)
+    )
+    assert difference(together, alone) < 1e-3
+
+
 # ---------------------------------------------------------------- what is run
 
 

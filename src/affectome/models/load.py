@@ -147,5 +147,7 @@ def _bitsandbytes(quantization: str, compute: torch.dtype) -> Any:
     except ImportError as error:
         raise UserError("quantisation needs bitsandbytes: pip install 'affectome[quantize]'") from error
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        # No outlier decomposition: columns would be singled out by the largest value in the whole batch, so that a
+        # token's residual depended on later tokens and on the texts beside it.
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
