@@ -116,7 +116,9 @@ class Model(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the forward pass; auto is bfloat16 where the hardware has it, else float32."
     )
-    quantization: Literal["none", "4bit", "8bit"] = Field("none", description="bitsandbytes quantisation at load time.")
+    quantization: Literal["none", "4bit", "8bit"] = Field(
+        "none", description="bitsandbytes quantisation at load time; 8bit goes without outlier decomposition."
+    )
     token_budget: Annotated[
         Annotated[Literal["auto"], Tag("<auto>")] | Annotated[Count, Tag("<tokens>")],
         Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<tokens>"),
