@@ -150,15 +150,14 @@ def forward(
     total = sum(lengths)
     ceiling = engine.ceiling() if total else None
     per_token = engine.flops_per_token() if ceiling else 0.0
+    budget = partial.plan["token_budget"] if partial.plan else engine.budget(token_budget)
+    batches = plan_batches(lengths, budget)
     if partial.plan is None:
-        budget = engine.budget(token_budget)
-        cores = engine.cores_per_pass(len(plan_batches(lengths, budget)))
-        compiled = engine.compiling_pays(total, per_token, ceiling)
+        cores, compiled = engine.cores_per_pass(len(batches)), engine.compiling_pays(total, per_token, ceiling)
         partial.set_plan({"token_budget": budget, "cores": cores, "compiled": compiled})
-    batches = plan_batches(lengths, partial.plan["token_budget"])
     padded = sum(len(batch) * lengths[batch[0]] for batch in batches)
     facts: dict[str, Any] = {
-        "token_budget": partial.plan["token_budget"],
+        "token_budget": budget,
         "padding_efficiency": total / max(padded, 1),
     }
     if partial.done:

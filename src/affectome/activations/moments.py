@@ -31,24 +31,15 @@ class Moments:
     m2: np.ndarray
 
     @classmethod
-    def empty(cls, emotion: np.ndarray, width: int) -> "Moments":
-        """Of the emotions that occur in `emotion` (texts,), in the order in which they do."""
-        names = list(dict.fromkeys(map(str, emotion)))
-        return cls._zeros(names, width)
-
-    @classmethod
-    def _zeros(cls, names: list[str], width: int) -> "Moments":
+    def zeros(cls, names: list[str], width: int) -> "Moments":
+        """Of no texts yet."""
         shape = (len(names), 2, width)
         return cls(names, np.zeros(shape[:2], dtype=np.int64), np.zeros(shape), np.zeros(shape))
 
-    def groups(self, emotion: np.ndarray, neutral: np.ndarray) -> np.ndarray:
-        """Labels (texts,) for `add`: see `halves`."""
-        return halves(emotion, neutral, self.names)
-
-    def add(self, rows: np.ndarray, groups: np.ndarray) -> None:
-        """Take in `rows` (texts, width), each belonging to one of `groups` (texts,), negative for none."""
-        for group in np.unique(groups[groups >= 0]):
-            values = rows[groups == group].astype(np.float64)
+    def add(self, rows: np.ndarray, labels: np.ndarray) -> None:
+        """Take in `rows` (texts, width) with their `labels` (texts,) as `halves` gives them for these names."""
+        for group in np.unique(labels[labels >= 0]):
+            values = rows[labels == group].astype(np.float64)
             mean = values.mean(axis=0)
             self._join(*divmod(int(group), 2), len(values), mean, ((values - mean) ** 2).sum(axis=0))
 
@@ -66,7 +57,7 @@ class Moments:
     def join(cls, parts: list["Moments"]) -> "Moments":
         """Of a corpus, from those of its parts in order; halves are those of the whole."""
         names = list(dict.fromkeys(name for part in parts for name in part.names))
-        whole = cls._zeros(names, parts[0].mean.shape[-1])
+        whole = cls.zeros(names, parts[0].mean.shape[-1])
         for part in parts:
             shifts = [int(whole.counts[names.index(name)].sum()) % 2 for name in part.names]
             for index, (name, shift) in enumerate(zip(part.names, shifts, strict=True)):

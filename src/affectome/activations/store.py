@@ -31,7 +31,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from affectome.activations.moments import Moments
+from affectome.activations.moments import Moments, halves
 from affectome.activations.tokens import TokenText
 from affectome.errors import UserError
 from affectome.hdf5 import ACTIVATIONS, LAYER, reading, writing
@@ -127,32 +127,41 @@ def write_shard(
     """
     stored = layers if stored is None else stored
     width = pooled[0].shape[1]
+    emotions = list(dict.fromkeys(map(str, texts.emotion[~texts.neutral])))
+    labels = halves(texts.emotion, texts.neutral, emotions)
     with writing(path, ACTIVATIONS, key, units=_UNITS, layers=layers, width=width, **attributes) as file:
         texts.write(file)
         file.attrs["stored"] = list(stored)
         file.create_group("performance").attrs.update(performance or {})
         for index, layer in enumerate(layers):
             file.create_dataset(f"token_norm/layer_{layer}", data=norms[index][:])
-            _write_rows(file, texts, layer, pooled[index], layer in stored, moments=len(stored) < len(layers))
+            moments = Moments.zeros(emotions, width) if len(stored) < len(layers) else None
+            _write_rows(file, layer, pooled[index], None if layer in stored else texts.neutral, labels, moments)
+            if moments:
+                moments.write(file.create_group(f"moments/layer_{layer}"))
 
 
-def _write_rows(file: h5py.File, texts: Texts, layer: int, pooled: np.ndarray, stored: bool, moments: bool) -> None:
+def _write_rows(
+    file: h5py.File,
+    layer: int,
+    pooled: np.ndarray,
+    only: np.ndarray | None,
+    labels: np.ndarray,
+    moments: Moments | None,
+) -> None:
+    """Write the rows of one layer, or `only` some of them (texts,), the neutral ones; add all to `moments` if given."""
     n, width = pooled.shape
-    sums = Moments.empty(texts.emotion[~texts.neutral], width) if moments else None
-    parities = sums.groups(texts.emotion, texts.neutral) if sums else None
-    kind, count = ("activations", n) if stored else ("neutral_activations", int(texts.neutral.sum()))
+    kind, count = ("activations", n) if only is None else ("neutral_activations", int(only.sum()))
     dataset = file.create_dataset(f"{kind}/layer_{layer}", shape=(count, width), dtype=np.float32)
     written = 0
     for rows in parts(n, width):
         block = pooled[rows]
-        kept = block if stored else block[texts.neutral[rows]]
+        kept = block if only is None else block[only[rows]]
         if len(kept):
             dataset[written : written + len(kept)] = kept
         written += len(kept)
-        if sums:
-            sums.add(block, parities[rows])
-    if sums:
-        sums.write(file.create_group(f"moments/layer_{layer}"))
+        if moments:
+            moments.add(block, labels[rows])
 
 
 def write_layer(path: str | Path, shards: list[str | Path], layer: int) -> None:

@@ -38,7 +38,8 @@ def emotion_vectors(
             sums, neutral = _from_rows(file["activations"], labels, 2 * len(emotions), is_neutral)
         else:
             sums, neutral = _from_moments(Moments.read(file["moments"]), file["neutral_activations"], emotions)
-        counts = sums.counts.reshape(-1, 2).sum(axis=1)
+        of_halves = sums.counts.reshape(-1, 2)
+        counts = of_halves.sum(axis=1)
         absent = [emotion for emotion, count in zip(emotions, counts, strict=True) if count == 0]
         if absent:
             raise UserError(
@@ -59,7 +60,6 @@ def emotion_vectors(
     denoised = project_out(raw, basis)
     # Halves are compared over the emotions with a text in both: an emotion with one text would shift the reference of
     # one half only, and with it every other emotion's vector.
-    of_halves = sums.counts.reshape(-1, 2)
     both = of_halves.min(axis=1) > 0
     reliability = np.full(len(emotions), np.nan)
     if both.any():
