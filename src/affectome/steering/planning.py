@@ -3,11 +3,7 @@
 Counts (conditions, items, pairs of activities, the half that is reported) are exact, made by the code that makes them
 in a trial. Tokens are estimates: `CHARACTERS` each, `CHAT` more for a chat's template, every text as long as allowed.
 
-Time. A token that is read costs 2 operations per parameter of the blocks (12 × blocks × width²; the output head runs on
-few tokens), one that is written also those of the head (`VOCABULARY` × width). Each step of writing besides reads all
-weights once and spends `per_block` on every block. `CPU` is fitted to two trials with SmolLM2-135M in bfloat16 on 2
-cores; `GPU` takes 40 % of 800 TFLOP/s and the memory of an H200, on which an 8B Llama shape read 34,900 tokens/s and
-wrote 4,700 tokens/s in batches of 256: 1.5 ms per block and step beyond reading the weights. Expect a factor of two.
+Time is that of `affectome.scheduling.speed`. Expect a factor of two.
 
 Power (`affectome.steering.power`) is that of the test against no effect at the level divided by the number of vectors,
 on the half of the prompts that is reported. What is unknown beforehand is assumed: the SD of effects in `SDS`, and a
@@ -23,6 +19,8 @@ import numpy as np
 
 from affectome.config import BehaviourTrial, Config, CostTrial, ExpressionTrial, Model, PreferenceTrial
 from affectome.errors import UserError
+from affectome.scheduling import speed
+from affectome.scheduling.speed import CHARACTERS, CPU, GPU, VOCABULARY, Device, device_of
 from affectome.steering.activities import couples, pairs
 from affectome.steering.conditions import BASELINE, conditions, signed
 from affectome.steering.power import (
@@ -56,9 +54,7 @@ from affectome.steering.verdict import halves
 SDS = {"expression": 0.6, "preference": 0.15}
 BASE_RATE = 0.5
 
-CHARACTERS = 4
 CHAT = 25
-VOCABULARY = 128_000
 
 # As many times the token budget are written at once as `affectome.steering.passes.WRITING` says.
 WRITING = 4
@@ -68,21 +64,6 @@ STORIES = 50
 
 # Tokens around a reply that a judge reads.
 RUBRIC = 200
-
-
-@dataclass(frozen=True)
-class Device:
-    """Operations per second of reading and of writing, bytes per second of memory, seconds per block and step."""
-
-    name: str
-    reading: float
-    writing: float
-    memory: float
-    per_block: float
-
-
-CPU = Device("2 CPU cores", 500e9, 300e9, 30e9, 0.0)
-GPU = Device("one H200 GPU", 320e12, 320e12, 3.3e12, 1.5e-3)
 
 
 @dataclass(frozen=True)
@@ -299,22 +280,13 @@ def _used(prompts: Sequence[Prompt], n: int) -> str:
 # ---------------------------------------------------------------- time
 
 
-def device_of(model: Model) -> Device:
-    """A model that asks for no GPU is taken to run on a CPU; several GPUs hold a model and take turns."""
-    return GPU if model.gpus else CPU
-
-
 def seconds_of(work: Work, model: Model) -> float:
     """Estimated seconds of `work`, without loading the model."""
-    device = device_of(model)
-    blocks, head = 12 * model.blocks * model.width**2, VOCABULARY * model.width
-    bytes_each = {"4bit": 0.5, "8bit": 1.0}.get(model.quantization, 4.0 if model.dtype == "float32" else 2.0)
-    seconds = 2 * blocks * work.read / device.reading + 2 * (blocks + head) * work.written / device.writing
+    steps = 0
     if work.texts:
         rows = max(1, int(WRITING * model.trial_budget / (work.prompt + work.longest)))
         steps = -(-work.texts // rows) * work.longest
-        seconds += steps * ((blocks + head) * bytes_each / device.memory + device.per_block * model.blocks)
-    return seconds * (1 if model.quantization == "none" else 2)
+    return speed.seconds_of(model, work.read, work.written, steps)
 
 
 # ---------------------------------------------------------------- power
