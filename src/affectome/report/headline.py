@@ -13,15 +13,10 @@ from affectome.files import read_json
 def headline(folder: str | Path) -> str:
     """Held-out correlations at the headline layer of the run in `folder`, its verdicts, and the files to open next."""
     summary = read_json(Path(folder, "summary.json"))
-    layer = summary["layer"]["auto"]
-    lines = [f"{summary['run']}: {summary['model']['name']}, layer {layer} of {summary['model']['blocks']}"]
-    for norm, found in summary["layers"][str(layer)]["norms"].items():
-        results = [_result(name, found[name]) for name in ("valence", "arousal") if name in found]
-        lines.append(f"  {norm}, {found['n']} words: " + ("; ".join(results) or "too few words"))
-    for trial, found in summary["steering"].items():
-        if "verdicts" in found:
-            lines.append(f"  steering, trial {trial}: {_counted(found['verdicts'])}")
-    lines += [
+    layer, model = summary["layer"]["auto"], summary["model"]
+    lines = [
+        f"{summary['run']}: {model['name']}, layer {layer} of {model['blocks']}",
+        *(f"  {line}" for line in findings(summary)),
         "",
         f"  read        {Path(folder, 'summary.html')}",
         f"  numbers     {Path(folder, 'summary.json')}",
@@ -29,6 +24,19 @@ def headline(folder: str | Path) -> str:
         f"  full report .venv/bin/snakemake --report {Path(folder, 'report.zip')}",
     ]
     return "\n".join(lines)
+
+
+def findings(summary: dict[str, Any]) -> list[str]:
+    """A line per norm with the held-out correlations at the headline layer, and one per trial with its verdicts."""
+    lines = []
+    for norm, found in summary["layers"][str(summary["layer"]["auto"])]["norms"].items():
+        known = [name for name in ("valence", "arousal") if name in found and found[name]["loo_r"] is not None]
+        results = "; ".join(_result(name, found[name]) for name in known)
+        lines.append(f"{norm}, {found['n']} words: {results or 'too few words'}")
+    for trial, found in summary["steering"].items():
+        if "verdicts" in found:
+            lines.append(f"steering, trial {trial}: {_counted(found['verdicts'])}")
+    return lines
 
 
 def _counted(verdicts: dict[str, str]) -> str:
@@ -41,7 +49,9 @@ def _counted(verdicts: dict[str, str]) -> str:
 
 def _result(dimension: str, found: dict[str, Any]) -> str:
     low, high = found["loo_ci"]
-    return f"{dimension} of held-out words r = {found['loo_r']:.2f} [{low:.2f}, {high:.2f}], p = {found['loo_p']:.3f}"
+    spread = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    p = "" if found["loo_p"] is None else f", p = {found['loo_p']:.3f}"
+    return f"{dimension} of held-out words r = {found['loo_r']:.2f}{spread}{p}"
 
 
 if __name__ == "__main__":

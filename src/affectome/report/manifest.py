@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def write_manifest(
     content = {
         "affectome": __version__,
         "git_commit": git_commit(Path(__file__).parent),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings,
         "seeds": {"statistics": settings["run"]["statistics"]["seed"], "corpus": settings["corpus"].get("seed")},
         "fingerprints": read_json(summary)["fingerprints"],
