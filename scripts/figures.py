@@ -1,4 +1,4 @@
-"""Draw a run's figures."""
+"""Draw one figure of a run."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ with job(snakemake):
         tables.similarity,
         tables.clusters,
         tables.labels,
-        Path(snakemake.output.svg[0]).parent,
+        Path(snakemake.output.svg).parent,
         **snakemake.params.spec,
+        figure=snakemake.wildcards.figure,
     )

@@ -7,4 +7,4 @@ from affectome.jobs import job
 
 with job(snakemake):
     folder = Path(snakemake.output.svg).parent
-    draw_trial(snakemake.input, folder, **snakemake.params.spec, figure=snakemake.wildcards.figure)
+    draw_trial(snakemake.input.tables, folder, **snakemake.params.spec, figure=snakemake.wildcards.figure)

@@ -19,9 +19,16 @@ from affectome.analyses.norm_correlations import norm_correlations
 from affectome.analyses.norms import read_norm
 from affectome.analyses.similarity import similarity as write_similarity
 from affectome.figures import FIGURES, tree
+from affectome.figures.captions import description, of_spectrum, read_caption
 from affectome.figures.circumplex import circumplex, procrustes
 from affectome.figures.draw import draw_figures
-from affectome.figures.interactive import page, pc_scatter_by_layer
+from affectome.figures.interactive import (
+    effects_by_strength,
+    pc_scatter_by_layer,
+    profile_by_layer,
+    similarity_map,
+    write_interactive,
+)
 from affectome.figures.labels import worth_labelling
 from affectome.figures.layers import layer_profile, spectrum
 from affectome.figures.scatter import pc_scatter
@@ -380,7 +387,7 @@ def test_group_colours_are_dark_enough_to_read():
 
 def test_every_figure_is_written_and_text_stays_text(drawn):
     names = sorted(path.name for path in drawn.iterdir())
-    assert names == sorted([*(f"{name}.{form}" for name in FIGURES for form in ("svg", "png")), "pc_scatter.html"])
+    assert names == sorted(f"{name}.{form}" for name in FIGURES for form in ("svg", "png", "txt"))
     for name in ("pc_scatter", "circumplex", "similarity", "dendrogram"):
         text = (drawn / f"{name}.svg").read_text(encoding="utf-8")
         assert re.search(r"<text[^>]*>happy</text>", text)
@@ -411,13 +418,20 @@ def test_three_emotions_draw(tmp_path):
 # ---------------------------------------------------------------- interactive
 
 
-def test_interactive_page_works_without_a_network(drawn):
-    text = (drawn / "pc_scatter.html").read_text(encoding="utf-8")
-    assert "plotly.js v" in text
+def explore(tables: SimpleNamespace, output: Path, title: str = "A run", name: str = "ratings") -> str:
+    layer = tables.layers - 1
+    write_interactive(*tables.inputs, [], [], output, title=title, layer=layer, norm=tables.norm, norm_name=name)
+    return output.read_text(encoding="utf-8")
+
+
+def test_interactive_page_works_without_a_network(full, tmp_path):
+    text = explore(full, tmp_path / "interactive.html")
+    assert text.count("* plotly.js v") == 1
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", re.sub(r"(?s)>.*?</script>", ">", text))
-    settings = text[text.rindex("Plotly.newPlot") :]
+    settings = text[text.index("Plotly.newPlot(") :]
+    assert settings.count("Plotly.newPlot(") == 3
     assert not re.search(r"https?://", settings)
-    assert '"showSendToCloud": false' in settings
+    assert settings.count('"showSendToCloud": false') == 3
 
 
 def test_interactive_page_has_every_layer_and_no_markup_from_names(tmp_path):
@@ -437,6 +451,72 @@ def test_interactive_page_has_every_layer_and_no_markup_from_names(tmp_path):
     assert rated.text == tuple(SIX[:3])
     assert unrated.text[1] == "&lt;script&gt;alert(1)&lt;/script&gt;"
     assert rated.customdata[0][0] == "0.50"
-    text = page(figure)
+    text = explore(tables, tmp_path / "interactive.html", "<i>run", "<b>norm")
     assert "<script>alert" not in text
     assert "<b>norm" not in text
+    assert "<i>run" not in text
+
+
+def test_interactive_cosines_name_their_pairs(full, hierarchy):
+    pairs = pd.read_parquet(full.inputs[4]).query("layer == 1")
+    (heat,) = similarity_map(pairs, hierarchy).data
+    table = pd.DataFrame(heat.z, heat.y, heat.x)
+    for _, row in pairs.iloc[::997].iterrows():
+        assert table.loc[row["a"], row["b"]] == table.loc[row["b"], row["a"]] == pytest.approx(row["cosine"], abs=5e-4)
+    assert all(table.loc[word, word] is None or np.isnan(table.loc[word, word]) for word in EMOTIONS[:5])
+    assert heat.zmin == -heat.zmax
+
+
+def test_interactive_profile_says_r_interval_and_n(full):
+    profile = pd.read_parquet(full.inputs[3])
+    figure = profile_by_layer(profile, {"ratings": 45, "other": 3}, 1)
+    lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [line.name for line in lines] == ["valence, ratings (n = 45)", "arousal, ratings (n = 45)"]
+    row = profile.query("measure == 'ridge' and dimension == 'valence' and layer == 1").iloc[0]
+    assert lines[0].y[1] == pytest.approx(row["value"], abs=5e-5)
+    assert lines[0].text[1].startswith(f"95 % interval {interval([row['low'], row['high']])}, p")
+
+
+def test_interactive_effects_are_each_vectors_own():
+    rows = [
+        ("emotion", "a", "x:a", 0.1, 1.5, 1.0, 2.0), ("emotion", "a", "x:b", 0.1, 9.0, 8.0, 9.5),
+        ("emotion", "b", "x:b", 0.1, -0.5, -1.0, 0.25), ("random", "r0", "x:a", 0.1, -0.75, -1.0, 1.0),
+        ("random", "r1", "x:b", 0.1, 0.25, -1.0, 1.0), ("topic", "t", "x:a", 0.1, 5.0, 4.0, 6.0),
+    ]  # fmt: skip
+    effects = pd.DataFrame(rows, columns=["family", "direction", "outcome", "strength", "effect", "low", "high"])
+    vectors = {name: {"outcome": f"x:{name}", "verdict": "inconclusive"} for name in ("a", "b")}
+    band, a, b = effects_by_strength(effects.assign(n_prompts=7), {"vectors": vectors, "unit": "nats"}).data
+    assert (min(band.y), max(band.y)) == (-0.75, 0.25)
+    assert (a.y, b.y) == ((1.5,), (-0.5,))
+    assert (a.error_y.arrayminus, b.error_y.array) == ((0.5,), (0.75,))
+    assert a.text == ("95 % interval 1.00 to 2.00, 7 prompts",)
+
+
+# ---------------------------------------------------------------- captions
+
+
+def test_captions_stand_beside_the_figures_and_say_this_runs_numbers(drawn, full):
+    said = {name: read_caption(drawn, name) for name in FIGURES}
+    assert {path.stem for path in drawn.glob("*.txt")} == set(FIGURES)
+    assert all(lines[0] == description(name) and len(lines) == 2 for name, lines in said.items())
+    related = json.loads(full.inputs[2].read_text())["layers"]["1"]["ratings"]
+    plane = related["valence"]["plane"]
+    assert (
+        f"45 words rated by ratings, layer 1: valence R = {number(plane['r'])} ({p_equation(plane['p'])})"
+        in said["circumplex"][1]
+    )
+    ridge = related["arousal"]["ridge"]
+    assert f"arousal r = {number(ridge['r'])}, 95 % interval {interval(ridge['ci'])}" in said["layer_profile"][1]
+    assert "171 emotions at layer 1, 45 of them rated" in said["pc_scatter"][1]
+    pairs = pd.read_parquet(full.inputs[4]).query("layer == 1")
+    top = pairs.loc[pairs["cosine"].idxmax()]
+    assert "14,535 pairs, from " in said["similarity"][1]
+    assert f"to {top['a']} and {top['b']} ({number(top['cosine'])})" in said["similarity"][1]
+    assert "171 emotions in 10 groups" in said["dendrogram"][1]
+
+
+def test_half_of_the_variance_is_counted_in_components():
+    assert "the first five 85.0 %, and 2 of 6 are needed for half" in of_spectrum(
+        {3: [0.3, 0.25, 0.1, 0.1, 0.1, 0.15]}, 3
+    )
+    assert "and 1 of 2 are needed" in of_spectrum({3: [0.5, 0.5]}, 3)

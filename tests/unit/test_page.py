@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from docutils.core import publish_doctree
 
-from affectome.figures import FIGURES, STEERING_FIGURES
-from affectome.report.page import caption, headline, verdict, write_page
+from affectome.figures import COMPARISON_FIGURES, FIGURES, STEERING_FIGURES
+from affectome.figures.captions import description, write_caption
+from affectome.report.overview import escape, write_overview
+from affectome.report.page import headline, verdict, write_page
 
 TEXTS = Path(__file__).resolve().parents[2] / "resources" / "report"
 NORMS = {"first": "First & Co (1977), scales −1 to 1", "second": "Second (2019), CC BY 4.0"}
@@ -169,6 +171,7 @@ def make(tmp_path):
     figures.mkdir()
     for name in FIGURES:
         (figures / f"{name}.svg").write_text(f"<svg>{name}</svg>", encoding="utf-8")
+        write_caption(figures, name, f"Here, {name} < 45 words.")
 
     def write(
         summary: dict = SUMMARY, title: str = "A run", norms: dict = NORMS, leaks: bool = True, trials: tuple = ()
@@ -188,6 +191,7 @@ def make(tmp_path):
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             for name in STEERING_FIGURES[kind]:
                 (folder / "figures" / f"{name}.svg").write_text(f"<svg>{number} {name}</svg>", encoding="utf-8")
+                write_caption(folder / "figures", name, f"Here, {name} of trial {number}.")
             results.append(folder / ("safe_ranges.json" if kind == "cost" else "verdict.json"))
             results[-1].write_text(json.dumps(found), encoding="utf-8")
         write_page(*paths, figures, tmp_path / "summary.html", title, norms, results)
@@ -297,13 +301,13 @@ def test_figures_are_inside_with_their_captions(make):
     contents = [base64.b64decode(image["src"].partition(",")[2]).decode() for image in images]
     assert contents == [f"<svg>{name}</svg>" for name in FIGURES]
     assert all(image["alt"] for image in images)
-    assert all(caption(name) in page.said for name in FIGURES)
+    assert all(f"{description(name)} Here, {name} < 45 words." in page.said for name in FIGURES)
 
 
 def test_the_interactive_figure_is_linked_where_there_is_one(make, tmp_path):
-    (tmp_path / "figures" / "pc_scatter.html").touch()
+    (tmp_path / "figures" / "interactive.html").touch()
     links = {attributes.get("href") for tag, attributes in Page(make()).tags if tag == "a"}
-    assert "figures/pc_scatter.html" in links
+    assert "figures/interactive.html" in links
 
 
 def test_tables_are_accessible(make):
@@ -447,7 +451,8 @@ def test_figures_of_trials_are_inside_and_texts_are_linked(make):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     contents = [base64.b64decode(image["src"].partition(",")[2]).decode() for image in images]
     assert contents[:3] == ["<svg>0 dose_response</svg>", "<svg>0 specificity</svg>", "<svg>1 cost_curves</svg>"]
-    assert all(caption(name) in page.said for name in ("dose_response", "specificity", "cost_curves"))
+    for number, name in ((0, "dose_response"), (0, "specificity"), (1, "cost_curves")):
+        assert f"{description(name)} Here, {name} of trial {number}." in page.said
     links = {attributes.get("href") for tag, attributes in page.tags if tag == "a"}
     assert {"steering/trial0/generations.html", "steering/trial1/generations.html"} <= links
 
@@ -483,19 +488,55 @@ def test_names_of_trials_are_text_and_never_markup(make):
     assert "script" not in {tag for tag, _ in Page(source).tags}
 
 
-@pytest.mark.parametrize("file", sorted(path.relative_to(TEXTS).as_posix() for path in TEXTS.rglob("*.rst")))
-def test_texts_are_plain_restructured_text(file):
+@pytest.mark.parametrize("file", sorted(path.name for path in (TEXTS / "captions").iterdir()))
+def test_captions_are_plain_restructured_text(file):
     """`snakemake --report` renders them as templates of reStructuredText, the page shows them as they stand."""
-    text = (TEXTS / file).read_text(encoding="utf-8")
+    text = (TEXTS / "captions" / file).read_text(encoding="utf-8")
     document = publish_doctree(text, settings_overrides={"report_level": 1, "halt_level": 1})
     assert {type(node).__name__ for node in document.children} == {"paragraph"}
     assert not re.search(r"\{[{%#]", text)
-    if file.startswith("captions/"):
-        assert document.astext() == text.strip()
-        assert len(document.children) == 1
+    assert document.astext() == text.strip()
+    assert len(document.children) == 1
 
 
 def test_every_figure_has_a_caption():
     steering = {name for figures in STEERING_FIGURES.values() for name in figures}
-    others = {"summary", "generations", "trial_figures"}
-    assert {path.stem for path in (TEXTS / "captions").iterdir()} == {*FIGURES, *steering, *others}
+    others = {"summary", "generations", "interactive", "comparison"}
+    captions = {path.stem for path in (TEXTS / "captions").iterdir()}
+    assert captions == {*FIGURES, *steering, *COMPARISON_FIGURES, *others}
+
+
+# ---------------------------------------------------------------- the front page of Snakemake's report
+
+
+def overview(folder: Path, summary: dict = SUMMARY, title: str = "A run", trials: tuple = (VERDICT, SAFE)) -> str:
+    """What a run's part of the front page says once it is rendered; fails where it is no good reStructuredText."""
+    paths = [folder / f"{number}.json" for number in range(1 + len(trials))]
+    for path, content in zip(paths, (summary, *trials), strict=True):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    write_overview(paths[0], folder / "overview.rst", title, list(NORMS), paths[1:])
+    text = (folder / "overview.rst").read_text(encoding="utf-8")
+    return " ".join(publish_doctree(text, settings_overrides={"halt_level": 1}).astext().split())
+
+
+def test_the_front_page_says_what_was_run_and_found(tmp_path):
+    said = overview(tmp_path)
+    assert said.startswith("A run (run demo) Model tiny: 30 blocks, 3 of them analysed; the numbers below are those of")
+    assert "1,026 stories about 171 emotions, 72 neutral texts, 9 dropped" in said
+    assert "cosine of 0.83 on average" in said
+    assert "first (n = 45): valence strongly, r = 0.85, 95 % interval 0.76 to 0.91, p = 0.001; arousal weakly" in said
+    assert "second (n = 4): too few words to correlate." in said
+    assert "trial words: 24 prompts. afraid supported (0.97 nats, −0.24 to 1.18); calm not supported" in said
+    assert "proud inconclusive." in said
+    assert "trial price: 8 texts, 2000 questions. Safe strengths: afraid −0.05 to 0.05; calm −0.1 to 0." in said
+
+
+@pytest.mark.parametrize("hostile", ["*b* `c` |d| e_ <f> g:: \\h", ".. raw:: html", "- item", "x__", "[1]_"])
+def test_names_are_words_and_never_restructured_text(hostile, tmp_path):
+    trial = {**deepcopy(VERDICT), "trial": hostile, "vectors": {hostile: entry("supported", "x")}}
+    said = overview(tmp_path, {**SUMMARY, "run": hostile}, hostile, (trial,))
+    assert said.count(" ".join(hostile.split())) == 4
+
+
+def test_escaping_leaves_words_alone():
+    assert escape("at ease, 0.31 to 0.77") == "at ease, 0.31 to 0.77"

@@ -486,7 +486,7 @@ def test_the_same_tables_give_the_same_bytes(kind, tables, tmp_path):
         matplotlib.rcParams["font.size"] = 31
     once = {path.name: path.read_bytes() for path in (tmp_path / "once").iterdir()}
     assert once == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
-    assert set(once) == {f"{name}.{form}" for name in STEERING_FIGURES[kind] for form in ("svg", "png")}
+    assert set(once) == {f"{name}.{form}" for name in STEERING_FIGURES[kind] for form in ("svg", "png", "txt")}
     for name, content in once.items():
         if name.endswith(".svg"):
             assert b"<dc:date>" not in content
@@ -496,7 +496,9 @@ def test_the_same_tables_give_the_same_bytes(kind, tables, tmp_path):
 def test_one_figure_can_be_drawn_alone(tables, tmp_path):
     (tmp_path / "figures").mkdir()
     draw_trial(tables["expression"], tmp_path / "figures", 40, figure="specificity")
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"specificity.svg", "specificity.png"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"specificity.{form}" for form in ("svg", "png", "txt")
+    }
 
 
 def test_every_verdict_has_a_mark_of_its_own():

@@ -8,13 +8,13 @@ class Filed:
     """Where a figure stands in Snakemake's report and on the page of a run."""
 
     title: str
-    subcategory: str
+    category: str
 
 
 # Every figure of a run by file name, in the order in which they are shown.
 FIGURES = {
     "pc_scatter": Filed("Emotions on PC1 and PC2", "Geometry"),
-    "circumplex": Filed("Against the human circumplex", "Geometry"),
+    "circumplex": Filed("Against the human circumplex", "Agreement with ratings"),
     "spectrum": Filed("Spectrum of components", "Geometry"),
     "layer_profile": Filed("Profile over layers", "Layers"),
     "similarity": Filed("Cosine similarity", "Similarity and clusters"),
@@ -29,6 +29,12 @@ STEERING_FIGURES = {
     "behaviour": _DOSE_RESPONSE,
     "preference": _DOSE_RESPONSE | {"preference": Filed("What is preferred, and what steering changes", "Steering")},
     "cost": {"cost_curves": Filed("What steering costs, by strength", "Steering")},
+}
+# Every figure of a comparison of runs by file name, in the order in which they are shown.
+COMPARISON_FIGURES = {
+    "compared_agreement": "Agreement with human ratings",
+    "compared_layers": "Profiles over relative depth",
+    "compared_planes": "Planes over the same ratings",
 }
 # Beside the words of verdicts and never instead of them.
 VERDICT_MARKS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}

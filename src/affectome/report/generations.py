@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from affectome.files import replacing
+from affectome.files import read_table, replacing
 from affectome.report.templates import environment
 from affectome.steering.conditions import SCORE
 
@@ -31,7 +31,7 @@ def write_generations(items: str | Path, output: str | Path, title: str) -> None
     It holds the items that have a text, or all where none has one, ordered by sample, prompt, family, direction and
     strength, so that what is compared stays together; of more than `MOST`, the first `MOST` in that order.
     """
-    table = pd.read_parquet(items)
+    table = read_table(items)
     written = table[table["text"].notna()]
     # A trial that only reads logits has no texts; its scores are worth reading all the same.
     table = _ordered(written if len(written) else table)

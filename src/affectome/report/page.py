@@ -9,10 +9,11 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from affectome.figures import FIGURES
+from affectome.figures.captions import read_caption
 from affectome.figures.wording import interval, number, p_equation, p_value, strength
 from affectome.files import read_json, replacing
 from affectome.report.steering import link, steering
-from affectome.report.templates import FOLDER, environment
+from affectome.report.templates import environment
 
 _DIMENSIONS = ("valence", "arousal", "dominance")
 # What the page calls agreement: by the lower end of the interval of the held-out r, provided that p is small.
@@ -43,7 +44,7 @@ def write_page(
     `norms` the citation of every norm by name; the first norm is the one of the headline. `trials` are the results of
     the run's steering trials in the order of the page, see `affectome.report.steering`.
     """
-    interactive = Path(figures) / "pc_scatter.html"
+    interactive = Path(figures) / "interactive.html"
     found = read_json(summary)
     screened = read_json(screening)
     related = read_json(correlations)
@@ -120,11 +121,7 @@ def verdict(result: dict[str, Any]) -> str:
     return "moderate" if low > _MODERATE else "weak"
 
 
-def caption(name: str) -> str:
-    """The caption of figure `name` as one line of plain text; `snakemake --report` reads the same file."""
-    return " ".join((FOLDER / "captions" / f"{name}.rst").read_text(encoding="utf-8").split())
-
-
 def _figure(folder: Path, name: str, title: str) -> dict[str, str]:
     image = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode("ascii")
-    return {"name": name, "title": title, "caption": caption(name), "image": image}
+    description, numbers = read_caption(folder, name)
+    return {"name": name, "title": title, "caption": description, "numbers": numbers, "image": image}
