@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from affectome.errors import DamagedFileError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -37,14 +39,38 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read what `write_json` wrote."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read what `write_json` wrote; raises DamagedFileError where the file is not whole."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(path, "JSON", error) from error
 
 
 def write_table(path: str | Path, rows: "pd.DataFrame") -> None:
     """Write `rows` as Parquet."""
     with replacing(path) as temporary:
         rows.to_parquet(temporary, index=False)
+
+
+def read_table(path: str | Path, **options: Any) -> "pd.DataFrame":
+    """Read what `write_table` wrote, with `options` of `pandas.read_parquet`.
+
+    Raises DamagedFileError where the file is not whole.
+    """
+    import pandas as pd
+
+    try:
+        # A folder would be read as a table in parts.
+        with open(path, "rb"):
+            return pd.read_parquet(path, **options)
+    except (OSError, ValueError) as error:
+        raise damaged(path, "Parquet", error) from error
+
+
+def damaged(path: str | Path, form: str, error: Exception) -> DamagedFileError:
+    """What to say of a file that jobs pass on and that is not a whole file of `form`."""
+    reason = " ".join(str(error).split())[:200]
+    return DamagedFileError(f"{path}: not a whole {form} file ({reason}); delete it and run snakemake again")
 
 
 def read_lines(path: str | Path) -> list[str]:

@@ -4,6 +4,7 @@ Every file says in its attributes which `format` and `format_version` it has and
 from. A file is written under a temporary name and renamed, so a declared output is either absent or complete.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import h5py
 
 from affectome.errors import UserError
-from affectome.files import replacing
+from affectome.files import damaged, replacing
 
 ACTIVATIONS = "affectome.activations"
 LAYER = "affectome.layer"
@@ -39,7 +40,7 @@ def reading(path: str | Path, kind: str) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"{path}: not a whole HDF5 file ({error}); delete it and run snakemake again") from error
+        raise damaged(path, "HDF5", error) from error
     with file:
         found = file.attrs.get("format")
         if found != kind:
@@ -56,10 +57,42 @@ def writing(path: str | Path, kind: str, fingerprint: str, **attributes: object)
     """Create `path` as a file of format `kind`; it appears when the block ends well, and not at all otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"] = kind
-        file.attrs["format_version"] = VERSIONS[kind][0]
-        file.attrs["fingerprint"] = fingerprint
-        for name, value in attributes.items():
-            file.attrs[name] = value
-        yield file
+    with replacing(path) as temporary, _Written(temporary, "w+") as written:
+        try:
+            with h5py.File(written, "w") as file:
+                file.attrs["format"] = kind
+                file.attrs["format_version"] = VERSIONS[kind][0]
+                file.attrs["fingerprint"] = fingerprint
+                for name, value in attributes.items():
+                    file.attrs[name] = value
+                yield file
+        finally:
+            if written.error is not None:
+                raise written.error
+
+
+class _Written(io.FileIO):
+    """A file that HDF5 writes, which keeps the first `error` of a write to itself.
+
+    Told of a full disk, HDF5 crashes when it closes the file; and where it was about to free an object, nobody hears of
+    the error: with room again by the end, a file would look whole whose data was lost.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left and self.error is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.error = error
+        return size
+
+    def readinto(self, buffer: memoryview) -> int:
+        into = memoryview(buffer).cast("B")
+        count = super().readinto(into)
+        # What could not be written.
+        into[count:] = bytes(len(into) - count)
+        return len(into)

@@ -14,6 +14,17 @@ from affectome.files import replacing
 log = logging.getLogger(__name__)
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in `path`, one per line; lines that a kill cut short or a disk has damaged are left out."""
+    found = []
+    for line in path.read_bytes().splitlines():
+        try:
+            found.append(json.loads(line.decode()))
+        except ValueError:
+            continue
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
 class Journal:
     """Values by name that earlier, interrupted jobs have added to `path`; a context that closes the file."""
 
@@ -46,13 +57,8 @@ class Journal:
     def _read(self, origin: str) -> dict[str, Any]:
         if not self._path.exists():
             return {}
-        lines = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue  # cut short by a kill: that entry is made again
-        if not lines or lines[0].get("origin") != origin:
+        first, *lines = read_json_lines(self._path) or [{}]
+        if first.get("origin") != origin:
             log.info("what an interrupted job left was made from other settings; starting afresh")
             return {}
-        return {line["id"]: line["value"] for line in lines[1:]}
+        return {line["id"]: line["value"] for line in lines if line.keys() == {"id", "value"}}

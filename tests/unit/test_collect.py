@@ -35,6 +35,7 @@ from tests.helpers import (
     tiny_model,
     tiny_tokenizer,
     write_corpora,
+    write_manifest,
 )
 
 
@@ -508,6 +509,25 @@ def test_a_broken_folder_is_refused_in_one_line(harm: Any, words: str, tmp_path:
         load_model(model, "float32")
     assert str(refusal.value).startswith(str(model))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("model.safetensors", truncate),
+        ("model.safetensors", lambda model: (model / "model.safetensors").unlink()),
+        ("config.json", lambda model: (model / "config.json").write_bytes(b"\xff\x00")),
+        ("tokenizer.json", lambda model: (model / "tokenizer.json").write_text("{")),
+    ],
+)
+def test_files_that_changed_since_they_were_fetched_are_named(name: str, harm: Any, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    write_manifest(model)
+    harm(model)
+    with pytest.raises(UserError, match="not what was fetched: ") as refusal:
+        load_model(model, "float32")
+    named = str(refusal.value).rpartition("not what was fetched: ")[2]
+    assert named.startswith(f"{model / name}; put right where it comes from, or delete {model} and")
 
 
 # ---------------------------------------------------------------- where weights go

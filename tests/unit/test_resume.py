@@ -52,7 +52,7 @@ def counted(self, batch, *rest):
         exec(act)
 
 resume.PartialRows.write = counted
-with job(types.SimpleNamespace(log=[], rule="collect_activations")):
+with job(types.SimpleNamespace(log=[], rule="collect_activations", resources={})):
     collect_shard(**arguments)
 """
 
@@ -174,7 +174,7 @@ while True:
     child = os.fork()
     if not child:
         try:
-            with job(types.SimpleNamespace(log=[], rule="collect_activations")):
+            with job(types.SimpleNamespace(log=[], rule="collect_activations", resources={})):
                 os.write(begin, b".")
                 collect_shard(**arguments)
         except SystemExit as end:
@@ -324,6 +324,39 @@ def test_batches_mean_nothing_without_the_plan_that_numbered_them(tmp_path: Path
     with rows(tmp_path / "p") as partial:
         fill(partial, 2)
     (tmp_path / "p/plan.json").unlink()
+    with rows(tmp_path / "p") as partial:
+        assert partial.done == {}
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"token_bud', b"\xff\x00"])
+def test_a_damaged_plan_lends_its_batches_to_no_other(damage: bytes, tmp_path: Path) -> None:
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 2)
+    (tmp_path / "p/plan.json").write_bytes(damage)
+    for _ in range(2):
+        # The second time, there is a plan again.
+        with rows(tmp_path / "p") as partial:
+            assert partial.done == {}
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", bytes(9), b"null", b"3", b"[1]", b"{}", b'{"batch": 3}'])
+def test_a_damaged_line_of_the_journal_costs_itself_only(line: bytes, tmp_path: Path) -> None:
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 2)
+        partial.flush()
+        fill(partial, 0)
+    journal = tmp_path / "p/journal.jsonl"
+    first, last = journal.read_bytes().split(b"\n")[1:]
+    journal.write_bytes(b"\n".join([b"", first, line, last]))
+    with rows(tmp_path / "p") as partial:
+        assert partial.done == {2: 0.5, 0: 0.5}
+        check(partial)
+
+
+def test_a_damaged_fingerprint_is_another_fingerprint(tmp_path: Path) -> None:
+    with rows(tmp_path / "p") as partial:
+        fill(partial, 2)
+    (tmp_path / "p/fingerprint").write_bytes(b"\xff\x00")
     with rows(tmp_path / "p") as partial:
         assert partial.done == {}
 

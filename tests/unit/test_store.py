@@ -172,6 +172,9 @@ def test_a_layer_names_the_shard_that_is_not_as_it_was(folder: Path, number: int
     with pytest.raises(UserError, match=words) as refusal, open_layer(folder / "layer_3.h5"):
         pass
     assert str(broken) in str(refusal.value)
+    # A shard alone would not be made again for what reads the layer.
+    deleted = f"with it delete {folder / 'layer_3.h5'}, which"
+    assert (deleted in str(refusal.value)) == (words == "not a whole HDF5 file")
 
 
 def test_shards_computed_alike_again_are_accepted(folder: Path) -> None:

@@ -20,7 +20,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from affectome.errors import UserError
 from affectome.files import read_json, write_json
+from affectome.journal import read_json_lines
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +78,14 @@ class PartialRows:
         self._key = folder / "fingerprint"
         self._journal = folder / "journal.jsonl"
         self._plan = folder / "plan.json"
-        if not self._key.exists() or self._key.read_text(encoding="utf-8") != fingerprint:
+        if not self._key.exists() or self._key.read_bytes() != fingerprint.encode():
             self._forget()
             self._key.write_text(fingerprint, encoding="utf-8")
         self._files: list[int] = []
         self.pooled = self._open("pooled.f32", layers, (texts, width))
         self.norms = self._open("norms.f32", layers, (texts,))
-        self.plan: dict[str, Any] | None = read_json(self._plan) if self._plan.exists() else None
-        self.done: dict[int, float] = self._read_journal() if self.plan is not None else {}
+        self.plan: dict[str, Any] | None = self._read_plan()
+        self.done: dict[int, float] = self._read_journal()
         self._pending: dict[int, float] = {}
         self._flushed = time.monotonic()
 
@@ -152,16 +154,21 @@ class PartialRows:
             os.ftruncate(self._files[-1], layers * size)
         return [RowsOnDisk(self._files[-1], layer * size, shape) for layer in range(layers)]
 
+    def _read_plan(self) -> dict[str, Any] | None:
+        try:
+            return read_json(self._plan) if self._plan.exists() else None
+        except UserError as error:
+            log.warning("%s", error)
+            return None
+
     def _read_journal(self) -> dict[int, float]:
-        done = {}
-        if self._journal.exists():
-            for line in self._journal.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # empty, or cut short by a kill: that batch is computed again
-                done[entry["batch"]] = entry["seconds"]
-        return done
+        if self.plan is None:
+            # Its batches were numbered by a plan that is lost; the next one would lend them other texts.
+            self._journal.unlink(missing_ok=True)
+        if not self._journal.exists():
+            return {}
+        lines = read_json_lines(self._journal)
+        return {line["batch"]: line["seconds"] for line in lines if line.keys() == {"batch", "seconds"}}
 
     def _wait_for_lock(self) -> TextIO:
         path = self._folder / "lock"

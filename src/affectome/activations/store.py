@@ -33,7 +33,7 @@ import pandas as pd
 
 from affectome.activations.moments import Moments, halves
 from affectome.activations.tokens import TokenText
-from affectome.errors import UserError
+from affectome.errors import DamagedFileError, UserError
 from affectome.hdf5 import ACTIVATIONS, LAYER, reading, writing
 from affectome.identity import fingerprint
 
@@ -221,9 +221,13 @@ def open_layer(path: str | Path) -> Iterator[h5py.File]:
     """
     with reading(path, LAYER) as file:
         for name, key in zip(file["shards"].asstr()[...], file["shard_fingerprints"].asstr()[...], strict=True):
-            with reading(Path(path).parent / name, ACTIVATIONS) as shard:
-                if shard.attrs["fingerprint"] != key:
-                    raise UserError(f"{shard.filename}: was computed anew after {path}; run `snakemake {path}`")
+            try:
+                with reading(Path(path).parent / name, ACTIVATIONS) as shard:
+                    if shard.attrs["fingerprint"] != key:
+                        raise UserError(f"{shard.filename}: was computed anew after {path}; run `snakemake {path}`")
+            except DamagedFileError as error:
+                # Snakemake makes a shard again only where a layer is to be joined.
+                raise UserError(f"{error}; with it delete {path}, which is a view of it") from error
         yield file
 
 

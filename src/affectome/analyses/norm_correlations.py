@@ -30,7 +30,7 @@ from affectome.analyses.statistics import (
     permuted,
     ridge_leave_one_out,
 )
-from affectome.files import write_json
+from affectome.files import read_table, write_json
 from affectome.randomness import generator
 from affectome.vectors.store import read_all
 
@@ -51,7 +51,7 @@ def norm_correlations(
 
     A norm that rates fewer than `MIN_WORDS` of the emotions has `n` alone; a dimension rated all the same is left out.
     """
-    components = pd.read_parquet(scores)
+    components = read_table(scores)
     ratings = {name: read_norm(norm["file"], norm) for name, norm in norms.items()}
     layers: dict[int, Any] = {}
     for layer, vectors in read_all(paths).items():

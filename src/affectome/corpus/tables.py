@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affectome.errors import UserError
-from affectome.files import write_table
+from affectome.files import read_table, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,9 +122,7 @@ def write_corpus(frame: "pd.DataFrame", path: str | Path) -> None:
 
 def read_corpus(path: str | Path) -> "pd.DataFrame":
     """Read a corpus table written by `write_corpus`."""
-    import pandas as pd
-
-    return pd.read_parquet(path)
+    return read_table(path)
 
 
 def _missing(columns: dict[str, str], found: set[str], emotions: bool) -> str:

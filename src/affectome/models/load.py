@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from affectome.errors import UserError
+from affectome.files import read_json
+from affectome.identity import file_sha256
 from affectome.models.anatomy import check_config
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ def read_config(folder: str | Path, trust_remote_code: bool = False) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise _cannot(f"{folder}: Transformers cannot read its config.json", error) from error
+        raise _cannot(folder, "read its config.json", error) from error
     check_config(config)
     return config
 
@@ -74,7 +76,7 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise _cannot(f"{folder}: Transformers cannot load its tokenizer", error) from error
+        raise _cannot(folder, "load its tokenizer", error) from error
 
 
 def load_weights(
@@ -101,7 +103,7 @@ def load_weights(
     try:
         model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
     except Exception as error:
-        raise _cannot(f"{folder}: Transformers cannot load it", error) from error
+        raise _cannot(folder, "load it", error) from error
     missing = sorted(report["missing_keys"])
     if missing:
         # Transformers would go on with random numbers in their place.
@@ -133,10 +135,29 @@ def placement(needed: float, free: list[int]) -> dict[str, int] | str:
     return {"": best} if needed <= _WEIGHTS_SHARE * free[best] else "auto"
 
 
-def _cannot(what: str, error: Exception) -> UserError:
-    """`what`, and the start of the library's message on one line; Transformers' may list a hundred classes."""
+def _cannot(folder: str | Path, what: str, error: Exception) -> UserError:
+    """What failed, the start of the library's message on one line, and the files that are no longer as fetched.
+
+    Transformers' message may list a hundred classes.
+    """
     reason = " ".join(str(error).split())
-    return UserError(f"{what} ({type(error).__name__}: {reason[:400]}{' …' if len(reason) > 400 else ''})")
+    message = f"{folder}: Transformers cannot {what} ({type(error).__name__}: {reason[:400]}"
+    message += " …)" if len(reason) > 400 else ")"
+    changed = _changed(Path(folder))
+    if changed:
+        message += (
+            f"; not what was fetched: {', '.join(changed)}; put right where it comes from, or delete {folder} and run "
+            f"snakemake again"
+        )
+    return UserError(message)
+
+
+def _changed(folder: Path) -> list[str]:
+    """Files of a fetched model that have gone or have another checksum than when they were fetched."""
+    manifest = folder / "manifest.json"
+    sums = read_json(manifest)["sha256"] if manifest.exists() else {}
+    files = {folder / name: wanted for name, wanted in sums.items()}
+    return [str(file) for file, wanted in files.items() if not file.is_file() or file_sha256(file) != wanted]
 
 
 def _bitsandbytes(quantization: str, compute: torch.dtype) -> Any:

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from affectome.files import read_json, write_json, write_table
+from affectome.files import read_json, read_table, write_json, write_table
 from affectome.steering.preferences import effects_against_probes, preferences
 from affectome.steering.sets import read_activities, read_set
 from affectome.steering.statistics import long_scores
@@ -30,7 +28,7 @@ def write_verdicts(
     `costs` are the safe ranges that were measured at the same layers; where several name a vector, the narrowest
     counts. `described` opens the file: what the trial is, in words.
     """
-    scores = long_scores(pd.read_parquet(items))
+    scores = long_scores(read_table(items))
     wanted = [
         Endpoint(**{**endpoint, "bounds": endpoint["bounds"] and tuple(endpoint["bounds"])}) for endpoint in endpoints
     ]
@@ -62,6 +60,6 @@ def write_preferences(
     See `affectome.steering.preferences`; `verdict` and `effects` are the trial's files of these names.
     """
     activities = read_activities(read_set(trial_set).activities)
-    found = preferences(pd.read_parquet(items), read_json(notes), activities, bootstrap, permutations, seed)
-    against = effects_against_probes(read_json(verdict), pd.read_parquet(effects), found["probes"])
+    found = preferences(read_table(items), read_json(notes), activities, bootstrap, permutations, seed)
+    against = effects_against_probes(read_json(verdict), read_table(effects), found["probes"])
     write_json(output, {**found, "effects_against_probes": against})

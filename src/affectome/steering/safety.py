@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from affectome.errors import UserError
-from affectome.files import write_json
+from affectome.files import read_table, write_json
 from affectome.randomness import generator
 from affectome.steering.conditions import BASELINE, Condition
 from affectome.steering.statistics import LEVEL, intervals, items_of, long_scores, means, resamples
@@ -45,7 +45,7 @@ def write_safe_ranges(
     items: str | Path, output: str | Path, trial: str, gates: dict[str, float], bootstrap: int, seed: int
 ) -> None:
     """Write the safe ranges of the cost trial `trial`, whose table is `items`; see `safe_ranges`."""
-    write_json(output, {"trial": trial, **safe_ranges(long_scores(pd.read_parquet(items)), gates, bootstrap, seed)})
+    write_json(output, {"trial": trial, **safe_ranges(long_scores(read_table(items)), gates, bootstrap, seed)})
 
 
 def safe_ranges(scores: pd.DataFrame, gates: dict[str, float], bootstrap: int, seed: int) -> dict[str, Any]:
