@@ -11,7 +11,8 @@ demo: setup
 
 test: setup
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/unit tests/workflow
+	$(BIN)/python -m pytest tests/integration tests/slurm
 
 lint: setup
 	$(BIN)/ruff check
@@ -36,7 +37,7 @@ schema: setup
 
 # After changing dependencies in pyproject.toml: the newest versions that fit. Carry them over to envs/ (a test compares).
 lock: setup
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[gemini,quantize,umap,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[gemini,quantize,slurm,umap,dev]'
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > .lock.new
 	mv .lock.new requirements.lock
 
