@@ -34,6 +34,8 @@ include: "rules/vectors.smk"
 include: "rules/analyses.smk"
 include: "rules/steering.smk"
 include: "rules/report.smk"
+include: "rules/comparison.smk"
+include: "rules/targets.smk"
 
 
 onstart:

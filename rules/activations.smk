@@ -14,10 +14,12 @@ rule collect_activations:
         "results/benchmarks/collect_activations/{model}/{corpus}/{reading}/{shard}.tsv"
     conda:
         "../envs/gpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("gpu"),
     # As many as the machine has, up to this; a GPU job needs them for tokenising only.
     threads: 8
     resources:
-        gpu=WORKFLOW.gpus,
+        **WORKFLOW.requests("collect_activations"),
     params:
         spec=WORKFLOW.activation_spec,
         code=code_digest("collect_activations"),
@@ -36,6 +38,10 @@ rule layer_activations:
         "results/benchmarks/layer_activations/{model}/{corpus}/{reading}/{layer}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("layer_activations"),
     params:
         code=code_digest("layer_activations"),
     script:

@@ -14,6 +14,10 @@ rule geometry:
         "results/benchmarks/geometry/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("geometry"),
     params:
         spec=WORKFLOW.geometry_spec,
         code=code_digest("geometry"),
@@ -34,7 +38,11 @@ rule norm_correlations:
         "results/benchmarks/norm_correlations/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
     threads: 2
+    resources:
+        **WORKFLOW.requests("norm_correlations"),
     params:
         spec=WORKFLOW.correlation_spec,
         code=code_digest("norm_correlations"),
@@ -54,6 +62,10 @@ rule similarity:
         "results/benchmarks/similarity/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("similarity"),
     params:
         spec=WORKFLOW.similarity_spec,
         code=code_digest("similarity"),
@@ -73,6 +85,10 @@ rule clusters:
         "results/benchmarks/clusters/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("clusters"),
     params:
         spec=WORKFLOW.cluster_spec,
         code=code_digest("clusters"),
@@ -93,6 +109,10 @@ rule layer_profile:
         "results/benchmarks/layer_profile/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("layer_profile"),
     params:
         code=code_digest("layer_profile"),
     script:

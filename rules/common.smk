@@ -1,6 +1,6 @@
 # What all rules share: the validated configuration and the digest of the code behind a rule.
 
-from affectome.figures import FIGURES
+from affectome.figures import COMPARISON_FIGURES, FIGURES
 from affectome.identity import code_digest
 from affectome.workflow import WorkingDirectory, Workflow, share_sources
 

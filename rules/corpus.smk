@@ -20,6 +20,10 @@ rule import_corpus:
         corpus=WORKFLOW.file_corpora,
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("import_corpus"),
     params:
         spec=WORKFLOW.import_spec,
         code=code_digest("import_corpus"),
@@ -41,7 +45,10 @@ rule write_stories:
         corpus=WORKFLOW.written_corpora,
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
     resources:
+        **WORKFLOW.requests("write_stories"),
         concurrency=WORKFLOW.concurrency,
     params:
         spec=WORKFLOW.stories_spec,
@@ -63,7 +70,10 @@ rule write_dialogues:
         corpus=WORKFLOW.written_corpora,
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
     resources:
+        **WORKFLOW.requests("write_dialogues"),
         concurrency=WORKFLOW.concurrency,
     params:
         spec=WORKFLOW.dialogues_spec,
@@ -85,6 +95,10 @@ rule screen_corpus:
         "results/benchmarks/screen_corpus/{corpus}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("screen_corpus"),
     params:
         spec=WORKFLOW.screening_spec,
         code=code_digest("screen_corpus"),

@@ -17,6 +17,10 @@ rule fetch_model:
         "results/benchmarks/fetch_model/{model}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("fetch_model"),
     params:
         spec=WORKFLOW.model_spec,
         code=code_digest("fetch_model"),

@@ -11,36 +11,67 @@ rule figures:
         clusters="results/{run}/analyses/clusters.json",
         labels="results/{run}/analyses/clusters.parquet",
         norm=WORKFLOW.first_norm_file,
+        caption="resources/report/captions/{figure}.rst",
     output:
-        svg=[
-            report(
-                f"results/{{run}}/figures/{name}.svg",
-                caption=f"../resources/report/captions/{name}.rst",
-                category="{run}",
-                subcategory=FIGURES[name].subcategory,
-                labels={"figure": FIGURES[name].title, "form": "picture"},
-            )
-            for name in FIGURES
-        ],
-        png=[f"results/{{run}}/figures/{name}.png" for name in FIGURES],
-        interactive=report(
-            "results/{run}/figures/pc_scatter.html",
-            caption="../resources/report/captions/pc_scatter.rst",
-            category="{run}",
-            subcategory=FIGURES["pc_scatter"].subcategory,
-            labels={"figure": FIGURES["pc_scatter"].title, "form": "interactive"},
+        svg=report(
+            "results/{run}/figures/{figure}.svg",
+            caption="../resources/report/figure.rst",
+            category=WORKFLOW.figure_category,
+            labels=WORKFLOW.figure_labels,
         ),
+        png="results/{run}/figures/{figure}.png",
+        text="results/{run}/figures/{figure}.txt",
     log:
-        "results/logs/figures/{run}.log",
+        "results/logs/figures/{run}/{figure}.log",
     benchmark:
-        "results/benchmarks/figures/{run}.tsv"
+        "results/benchmarks/figures/{run}/{figure}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("figures"),
     params:
         spec=WORKFLOW.figure_spec,
         code=code_digest("figures"),
     script:
         "../scripts/figures.py"
+
+
+rule interactive_figures:
+    input:
+        scores="results/{run}/analyses/geometry.parquet",
+        geometry="results/{run}/analyses/geometry.json",
+        correlations="results/{run}/analyses/norm_correlations.json",
+        profile="results/{run}/analyses/layer_profile.parquet",
+        similarity="results/{run}/analyses/similarity.parquet",
+        clusters="results/{run}/analyses/clusters.json",
+        labels="results/{run}/analyses/clusters.parquet",
+        norm=WORKFLOW.first_norm_file,
+        verdicts=WORKFLOW.verdicts,
+        effects=WORKFLOW.effects,
+        template="resources/report/interactive.html.j2",
+        style="resources/report/page.css",
+    output:
+        report(
+            "results/{run}/figures/interactive.html",
+            caption="../resources/report/captions/interactive.rst",
+            category="Summary",
+            labels={"figure": "Figures to explore", "run": "{run}"},
+        ),
+    log:
+        "results/logs/interactive_figures/{run}.log",
+    benchmark:
+        "results/benchmarks/interactive_figures/{run}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        **WORKFLOW.requests("interactive_figures"),
+    params:
+        spec=WORKFLOW.interactive_spec,
+        code=code_digest("interactive_figures"),
+    script:
+        "../scripts/interactive_figures.py"
 
 
 rule summary:
@@ -61,6 +92,10 @@ rule summary:
         "results/benchmarks/summary/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("summary"),
     params:
         spec=WORKFLOW.summary_spec,
         code=code_digest("summary"),
@@ -74,26 +109,36 @@ rule summary_page:
         screening=WORKFLOW.screening,
         correlations="results/{run}/analyses/norm_correlations.json",
         figures=[f"results/{{run}}/figures/{name}.svg" for name in FIGURES],
+        interactive="results/{run}/figures/interactive.html",
+        captions=[f"results/{{run}}/figures/{name}.txt" for name in FIGURES],
         trials=WORKFLOW.trial_findings,
         trial_figures=WORKFLOW.trial_figures,
+        trial_captions=WORKFLOW.trial_captions,
         trial_pages=WORKFLOW.trial_pages,
         template="resources/report/summary.html.j2",
-        templates=["resources/report/steering.html.j2"],
-        captions=WORKFLOW.captions,
+        templates=[
+            "resources/report/steering.html.j2",
+            "resources/report/page.css",
+            "resources/report/overview.rst.j2",
+        ],
     output:
-        report(
+        page=report(
             "results/{run}/summary.html",
             caption="../resources/report/captions/summary.rst",
-            category="{run}",
-            subcategory="Summary",
-            labels={"figure": "Summary", "form": "page"},
+            category="Summary",
+            labels={"figure": "Summary", "run": "{run}"},
         ),
+        overview="results/{run}/overview.rst",
     log:
         "results/logs/summary_page/{run}.log",
     benchmark:
         "results/benchmarks/summary_page/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("summary_page"),
     params:
         spec=WORKFLOW.page_spec,
         code=code_digest("summary_page"),
@@ -114,8 +159,39 @@ rule manifest:
         "results/benchmarks/manifest/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("manifest"),
     params:
         spec=WORKFLOW.manifest_spec,
         code=code_digest("manifest"),
     script:
         "../scripts/manifest.py"
+
+
+rule bundle_run:
+    input:
+        files=WORKFLOW.bundle_files,
+        screening=WORKFLOW.screening,
+        corpus=WORKFLOW.corpus_tables,
+        sources=WORKFLOW.named_files,
+        project=["requirements.lock", "CITATION.cff", "LICENSE"],
+        templates=[f"resources/report/bundle/{name}.md.j2" for name in ("README", "CITING", "LICENCES")],
+    output:
+        "results/{run}/bundle.zip",
+    log:
+        "results/logs/bundle_run/{run}.log",
+    benchmark:
+        "results/benchmarks/bundle_run/{run}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("bundle_run"),
+    params:
+        spec=WORKFLOW.bundle_spec,
+        code=code_digest("bundle_run"),
+    script:
+        "../scripts/bundle_run.py"

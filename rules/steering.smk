@@ -17,6 +17,10 @@ rule steering_directions:
         "results/benchmarks/steering_directions/{run}/{trial}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("steering_directions"),
     params:
         spec=WORKFLOW.directions_spec,
         code=code_digest("steering_directions"),
@@ -41,9 +45,11 @@ rule steering_trial:
         "results/benchmarks/steering_trial/{run}/{trial}.tsv"
     conda:
         "../envs/gpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("gpu"),
     threads: 8
     resources:
-        gpu=WORKFLOW.trial_gpus,
+        **WORKFLOW.requests("steering_trial"),
     params:
         spec=WORKFLOW.trial_spec,
         code=code_digest("steering_trial"),
@@ -64,6 +70,10 @@ rule safe_ranges:
         trial=WORKFLOW.trials_of("cost"),
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("safe_ranges"),
     params:
         spec=WORKFLOW.safety_spec,
         code=code_digest("safe_ranges"),
@@ -86,6 +96,10 @@ rule trial_verdicts:
         trial=WORKFLOW.trials_of("expression", "preference", "behaviour"),
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("trial_verdicts"),
     params:
         spec=WORKFLOW.verdict_spec,
         code=code_digest("trial_verdicts"),
@@ -111,6 +125,10 @@ rule preferences:
         trial=WORKFLOW.trials_of("preference"),
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("preferences"),
     params:
         spec=WORKFLOW.preference_spec,
         code=code_digest("preferences"),
@@ -120,22 +138,28 @@ rule preferences:
 
 rule trial_figures:
     input:
-        WORKFLOW.figure_tables,
+        tables=WORKFLOW.figure_tables,
+        caption="resources/report/captions/{figure}.rst",
     output:
         svg=report(
             "results/{run}/steering/{trial}/figures/{figure}.svg",
-            caption="../resources/report/captions/trial_figures.rst",
-            category="{run}",
-            subcategory="Steering",
-            labels={"figure": "{figure}", "trial": "{trial}"},
+            caption="../resources/report/figure.rst",
+            category="Steering",
+            subcategory="{run}",
+            labels=WORKFLOW.trial_figure_labels,
         ),
         png="results/{run}/steering/{trial}/figures/{figure}.png",
+        text="results/{run}/steering/{trial}/figures/{figure}.txt",
     log:
         "results/logs/trial_figures/{run}/{trial}/{figure}.log",
     benchmark:
         "results/benchmarks/trial_figures/{run}/{trial}/{figure}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("trial_figures"),
     params:
         spec=WORKFLOW.trial_figure_spec,
         code=code_digest("trial_figures"),
@@ -151,9 +175,9 @@ rule generations:
         report(
             "results/{run}/steering/{trial}/generations.html",
             caption="../resources/report/captions/generations.rst",
-            category="{run}",
-            subcategory="Steering",
-            labels={"figure": "Every item", "trial": "{trial}"},
+            category="Steering",
+            subcategory="{run}",
+            labels={"trial": "{trial}", "figure": "Every item"},
         ),
     log:
         "results/logs/generations/{run}/{trial}.log",
@@ -161,6 +185,10 @@ rule generations:
         "results/benchmarks/generations/{run}/{trial}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("generations"),
     params:
         spec=WORKFLOW.generations_spec,
         code=code_digest("generations"),
@@ -173,6 +201,8 @@ rule plan_trials:
         "results/logs/plan_trials/plan.log",
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
     params:
         plan=WORKFLOW.trial_plan,
     script:

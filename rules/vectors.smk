@@ -12,6 +12,10 @@ rule emotion_vectors:
         "results/benchmarks/emotion_vectors/{run}/{layer}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("emotion_vectors"),
     params:
         spec=WORKFLOW.vector_spec,
         code=code_digest("emotion_vectors"),
@@ -33,6 +37,10 @@ rule export_vectors:
         "results/benchmarks/export_vectors/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("export_vectors"),
     params:
         code=code_digest("export_vectors"),
     script:

@@ -39,7 +39,7 @@ EMOTION_SETS = ROOT / "resources" / "emotions"
 _MIN_EMOTIONS = 3
 
 # Names become folders beside these, which the workflow makes itself.
-_RESERVED_RUN_NAMES = {"corpora", "activations", "logs", "benchmarks"}
+_RESERVED_RUN_NAMES = {"corpora", "activations", "comparisons", "logs", "benchmarks"}
 
 # Names become folder names too.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Letters, digits, and . - _")]
@@ -123,8 +123,17 @@ class Model(Strict):
         Annotated[Literal["auto"], Tag("<auto>")] | Annotated[Count, Tag("<tokens>")],
         Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<tokens>"),
     ] = Field("auto", description="Tokens per batch, padding included; auto is what suits the CPU or fits the GPU.")
-    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs one collecting job asks the scheduler for.")
+    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs that a collecting job or a trial asks for.")
+    jobs_per_gpu: Annotated[int, Field(ge=1, le=6)] = Field(
+        1, description="Jobs that share a GPU of this machine (profiles/local-gpu); for small models on large GPUs."
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the weights.")
+
+    @model_validator(mode="after")
+    def _shared(self) -> "Model":
+        if self.jobs_per_gpu > 1 and self.gpus != 1:
+            raise ValueError(f"jobs_per_gpu {self.jobs_per_gpu} needs gpus 1, not {self.gpus}; set it or drop the key")
+        return self
 
     @property
     def trial_budget(self) -> int:
@@ -554,6 +563,18 @@ class Run(Strict):
     figures: Figures = Figures()
 
 
+ModuleName = Annotated[
+    str, Field(pattern=r"^[\w.+/@:=~-]+$", description="As `module load` takes it, as in cuda/12.8.")
+]
+
+
+class EnvModules(Strict):
+    """Environment modules of a site, by kind of job; `snakemake --sdm env-modules` loads them."""
+
+    cpu: list[ModuleName] = Field(default_factory=list, description="For jobs that need no GPU, in order of loading.")
+    gpu: list[ModuleName] = Field(default_factory=list, description="For jobs that run the model.")
+
+
 class Config(Strict):
     """affectome's workflow configuration."""
 
@@ -564,6 +585,7 @@ class Config(Strict):
     norms: dict[Name, Norm]
     trials: dict[Name, Trial] = Field(default_factory=dict)
     run_definitions: dict[Name, Run]
+    envmodules: EnvModules = EnvModules()
 
     @model_validator(mode="before")
     @classmethod

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Commands and jobs print it as it is, without a traceback.
     """
+
+
+class DamagedFileError(UserError):
+    """A file that jobs pass on is not whole: the message names it and says to delete it."""

@@ -8,13 +8,15 @@ import fcntl
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 from affectome.config import Config, CostTrial, FileCorpus, WrittenCorpus, load_config, read_words
 from affectome.errors import UserError
 from affectome.figures import FIGURES, STEERING_FIGURES
+from affectome.scheduling.requests import requests
 from affectome.steering.sets import read_set
 
 # Every table and list of numbers of a run.
@@ -48,8 +50,7 @@ class Workflow:
 
     # ------------------------------------------------------------ names
 
-    def corpora(self, kind: type) -> list[str]:
-        """Names of the corpora that are of `kind` FileCorpus or WrittenCorpus."""
+    def _corpora_of(self, kind: type) -> list[str]:
         return [name for name, corpus in self.config.corpora.items() if isinstance(corpus, kind)]
 
     @property
@@ -60,21 +61,26 @@ class Workflow:
             "corpus": one_of(self.config.corpora),
             "reading": one_of(self.config.readings),
             "run": one_of(self.config.run_definitions),
+            "comparison": rf"(?:{one_of(self.config.run_definitions)})(?:\+(?:{one_of(self.config.run_definitions)}))+",
             "trial": one_of(self.config.trials),
-            "figure": one_of({name for figures in STEERING_FIGURES.values() for name in figures}),
+            "figure": one_of(dict.fromkeys([*FIGURES, *(name for some in STEERING_FIGURES.values() for name in some)])),
         }
 
     @property
     def file_corpora(self) -> str:
-        return one_of(self.corpora(FileCorpus))
+        return one_of(self._corpora_of(FileCorpus))
 
     @property
     def written_corpora(self) -> str:
-        return one_of(self.corpora(WrittenCorpus))
+        return one_of(self._corpora_of(WrittenCorpus))
 
     def trials_of(self, *kinds: str) -> str:
         """A wildcard constraint that matches the trials of `kinds`."""
         return one_of(name for name, trial in self.config.trials.items() if trial.kind in kinds)
+
+    def modules(self, kind: str) -> list[str]:
+        """Environment modules of a site, for jobs of `kind` cpu or gpu; Snakemake loads them on request."""
+        return getattr(self.config.envmodules, kind)
 
     # ------------------------------------------------------------ files
 
@@ -83,33 +89,92 @@ class Workflow:
 
         Naming more than the last ones makes a deleted vector or table come back with the next call.
         """
-        return [f"results/{run}/{name}" for run in self.config.runs for name in self.run_targets(run)]
+        return [*self.report(), *self.vectors(), *self.analyses(), *self.steering()]
 
-    def run_targets(self, run: str) -> list[str]:
-        """The files of a run, below its folder."""
+    def corpora(self) -> list[str]:
+        """The corpora of the selected runs, as they are read."""
+        names = dict.fromkeys(self.config.run_definitions[run].corpus for run in self.config.runs)
+        files = ("stories.parquet", "neutral.parquet", "screening.json")
+        return [f"results/corpora/{name}/{file}" for name in names for file in files]
+
+    def activations(self) -> list[str]:
+        """The activations of the layers that the selected runs analyse; runs that read the same share them."""
+        files = (self._layer_file(run, layer) for run in self.config.runs for layer in self.config.run_layers(run))
+        return list(dict.fromkeys(files))
+
+    def vectors(self) -> list[str]:
+        """The vectors of the selected runs, per layer and exported."""
+        return self._of_runs(
+            lambda run: [
+                *(f"vectors/layer_{layer}.h5" for layer in self.config.run_layers(run)),
+                "vectors/vectors.safetensors",
+                "vectors/vectors.npz",
+                "vectors/gguf",
+            ]
+        )
+
+    def analyses(self) -> list[str]:
+        """Every table and list of numbers of the selected runs."""
+        return self._of_runs(lambda _: [f"analyses/{name}" for name in ANALYSES])
+
+    def steering(self) -> list[str]:
+        """What the trials of the selected runs found, in numbers."""
+        own = {"cost": ["safe_ranges.json"], "preference": ["verdict.json", "effects.parquet", "preferences.json"]}
+        return self._of_trials(lambda kind: ["items.parquet", *own.get(kind, ["verdict.json", "effects.parquet"])])
+
+    def report(self) -> list[str]:
+        """Pages, summaries, manifests and pictures of the selected runs, those of their trials among them."""
+        forms = ("svg", "png", "txt")
+        pictures = [*(f"figures/{name}.{form}" for name in FIGURES for form in forms), "figures/interactive.html"]
         return [
-            "summary.html",
-            "summary.json",
-            "manifest.json",
-            *(f"vectors/layer_{layer}.h5" for layer in self.config.run_layers(run)),
-            "vectors/vectors.safetensors",
-            "vectors/vectors.npz",
-            "vectors/gguf",
-            *(f"analyses/{name}" for name in ANALYSES),
-            *(f"figures/{name}.{form}" for name in FIGURES for form in ("svg", "png")),
-            "figures/pc_scatter.html",
-            *(f"steering/{trial}/{name}" for trial in self._trials(run) for name in self.trial_files(trial)),
+            *self._of_runs(lambda _: ["summary.html", "overview.rst", "summary.json", "manifest.json", *pictures]),
+            *self._of_trials(
+                lambda kind: [
+                    *(f"figures/{name}.{form}" for name in STEERING_FIGURES[kind] for form in forms),
+                    "generations.html",
+                ]
+            ),
         ]
 
-    def trial_files(self, trial: str) -> list[str]:
-        """The files of a trial, below its folder."""
-        kind = self.config.trials[trial].kind
-        own = {"cost": ["safe_ranges.json"], "preference": ["verdict.json", "effects.parquet", "preferences.json"]}
+    def bundles(self) -> list[str]:
+        """The archives of the selected runs."""
+        return self._of_runs(lambda _: ["bundle.zip"])
+
+    def bundle_files(self, wildcards: Any) -> list[str]:
+        """What a run's archive holds of the run: all but vector files by layer and tables of items.
+
+        The exports hold the vectors, and pages show the items.
+        """
+        alone = copy(self)
+        alone.config = self.config.model_copy(update={"runs": [wildcards.run]})
+        kept_out = re.compile(r"/vectors/layer_\d+\.h5$|/items\.parquet$")
+        return [file for file in alone.targets() if not kept_out.search(file)]
+
+    def corpus_tables(self, wildcards: Any) -> list[str]:
+        """The screened texts of a run."""
+        folder = f"results/corpora/{self.config.run_definitions[wildcards.run].corpus}"
+        return [f"{folder}/stories.parquet", f"{folder}/neutral.parquet"]
+
+    def named_files(self, wildcards: Any) -> list[str]:
+        """Files that the configuration of a run names: lists of words, tables of texts, ratings, trial sets."""
+        run = self.config.run_definitions[wildcards.run]
+        corpus = self.config.corpora[run.corpus]
+        words = [words for words in (corpus.emotions, getattr(corpus, "topics", None)) if isinstance(words, str)]
+        tables = [getattr(getattr(corpus, kind, None), "file", None) for kind in ("stories", "neutral")]
+        sets = [self.config.trials[trial].set_ for trial in run.trials]
+        inside = [file for name in sets for file in read_set(name).files]
+        named = [*words, *filter(None, tables), *self.norm_files(wildcards), *sets, *inside]
+        return list(dict.fromkeys(map(str, named)))
+
+    def _of_runs(self, names: Callable[[str], list[str]]) -> list[str]:
+        return [f"results/{run}/{name}" for run in self.config.runs for name in names(run)]
+
+    def _of_trials(self, names: Callable[[str], list[str]]) -> list[str]:
         return [
-            "items.parquet",
-            *own.get(kind, ["verdict.json", "effects.parquet"]),
-            *(f"figures/{name}.{form}" for name in STEERING_FIGURES[kind] for form in ("svg", "png")),
-            "generations.html",
+            f"{self._trial_folder(run, trial)}/{name}"
+            for run in self.config.runs
+            for trial in self._trials(run)
+            for name in names(self.config.trials[trial].kind)
         ]
 
     def _trials(self, run: str) -> list[str]:
@@ -205,11 +270,17 @@ class Workflow:
         """The pages on which the items of a run's trials are looked up."""
         return [f"{self._trial_folder(wildcards.run, trial)}/generations.html" for trial in self._trials(wildcards.run)]
 
-    def captions(self, wildcards: Any) -> list[str]:
-        """The captions of all figures on the page of a run."""
-        kinds = {self.config.trials[trial].kind for trial in self._trials(wildcards.run)}
-        names = [*FIGURES, *(name for kind in STEERING_FIGURES if kind in kinds for name in STEERING_FIGURES[kind])]
-        return [f"resources/report/captions/{name}.rst" for name in dict.fromkeys(names)]
+    def trial_captions(self, wildcards: Any) -> list[str]:
+        """The captions of the figures of a run's trials."""
+        return [figure.removesuffix("svg") + "txt" for figure in self.trial_figures(wildcards)]
+
+    def verdicts(self, wildcards: Any) -> list[str]:
+        """The verdicts of a run's trials that have some, in their order."""
+        return [finding for finding in self.trial_findings(wildcards) if finding.endswith("/verdict.json")]
+
+    def effects(self, wildcards: Any) -> list[str]:
+        """The tables of effects behind `verdicts`."""
+        return [verdict.removesuffix("verdict.json") + "effects.parquet" for verdict in self.verdicts(wildcards)]
 
     def figure_tables(self, wildcards: Any) -> list[str]:
         """What the figures of a trial are drawn from."""
@@ -260,6 +331,10 @@ class Workflow:
         writer = corpus.writer.model_dump(exclude={"concurrency"})
         return {"count": corpus.neutral_dialogues, "seed": corpus.seed, "writer": writer}
 
+    def requests(self, rule: str) -> dict[str, Callable[..., int]]:
+        """What jobs of `rule` ask a scheduler for."""
+        return requests(self.config, rule)
+
     def concurrency(self, wildcards: Any) -> int:
         """Requests a writing job keeps under way; changes how fast a corpus is written and not what it holds."""
         return self.config.corpora[wildcards.corpus].writer.concurrency
@@ -279,10 +354,6 @@ class Workflow:
             **reading.model_dump(by_alias=True),
             "shards": self.config.corpora[wildcards.corpus].shards,
         }
-
-    def gpus(self, wildcards: Any) -> int:
-        """GPUs a job with this model asks for."""
-        return self.config.models[wildcards.model].gpus
 
     def vector_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `emotion_vectors`."""
@@ -338,10 +409,6 @@ class Workflow:
             "token_budget": model.trial_budget,
             **model.model_dump(include={"dtype", "quantization", "trust_remote_code"}),
         }
-
-    def trial_gpus(self, wildcards: Any) -> int:
-        """GPUs a trial asks for: those of the run's model."""
-        return self.config.models[self.config.run_definitions[wildcards.run].model].gpus
 
     def safety_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `safe_ranges`."""
@@ -410,6 +477,74 @@ class Workflow:
         layer = self.config.run_layer(wildcards.run)
         return {"layer": layer, **self._first_norm(wildcards), **run.figures.model_dump()}
 
+    def figure_category(self, wildcards: Any) -> str:
+        """The question that a figure of a run answers, under which Snakemake's report files it."""
+        return FIGURES[wildcards.figure].category
+
+    def figure_labels(self, wildcards: Any) -> dict[str, str]:
+        """What Snakemake's report lists a figure of a run by."""
+        return {"figure": FIGURES[wildcards.figure].title, "run": wildcards.run}
+
+    def trial_figure_labels(self, wildcards: Any) -> dict[str, str]:
+        """What Snakemake's report lists a figure of a trial by.
+
+        The trial comes first: of further labels, the report makes a switch where one has two values, each on half of
+        the entries, and fails if an entry lacks one of them, as figures that only one of two trials has would.
+        """
+        titles = STEERING_FIGURES[self.config.trials[wildcards.trial].kind]
+        return {"trial": wildcards.trial, "figure": titles[wildcards.figure].title}
+
+    def comparison(self, _wildcards: Any) -> str:
+        """The page that compares the selected runs; says so and exits where there are fewer than two."""
+        if len(self.config.runs) < 2:
+            sys.stderr.write(
+                "compare: takes at least two runs; select them, e.g. --config 'runs=[demo,demo-literary]'\n"
+            )
+            sys.exit(1)
+        return f"results/comparisons/{'+'.join(self.config.runs)}/comparison.html"
+
+    def compared(self, name: str) -> Callable[[Any], list[str]]:
+        """An input function: the file `name` of every run of a comparison."""
+        return lambda wildcards: [f"results/{run}/{name}" for run in wildcards.comparison.split("+")]
+
+    def compared_verdicts(self, wildcards: Any) -> list[str]:
+        """The verdicts of all trials of the runs of a comparison."""
+        return [verdict for _run, verdict in self._compared_verdicts(wildcards)]
+
+    def _compared_verdicts(self, wildcards: Any) -> list[tuple[str, str]]:
+        found = {
+            run: [self._finding(run, trial) for trial in self._trials(run)] for run in wildcards.comparison.split("+")
+        }
+        return [(run, file) for run, files in found.items() for file in files if file.endswith("/verdict.json")]
+
+    def _comparison_norm(self, wildcards: Any) -> tuple[str, dict[str, Any]]:
+        first = self.config.run_definitions[wildcards.comparison.split("+")[0]].norms[0]
+        return first, self.config.norms[first].model_dump(exclude={"source"})
+
+    def comparison_norm_file(self, wildcards: Any) -> str:
+        """File of the norm over whose ratings the planes of a comparison are laid: the first of its first run."""
+        return self._comparison_norm(wildcards)[1]["file"]
+
+    def comparison_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `compare_runs`; those of statistics and figures are the first run's."""
+        runs = wildcards.comparison.split("+")
+        first = self.config.run_definitions[runs[0]]
+        norm_name, norm = self._comparison_norm(wildcards)
+        return {
+            "titles": {run: self.config.run_definitions[run].title for run in runs},
+            "judged": [run for run, _verdict in self._compared_verdicts(wildcards)],
+            "norm": norm,
+            "norm_name": norm_name,
+            "permutations": first.statistics.permutations,
+            "seed": first.statistics.seed,
+            "dpi": first.figures.dpi,
+        }
+
+    def interactive_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `interactive_figures`."""
+        title = self.config.run_definitions[wildcards.run].title
+        return {"title": title, "layer": self.config.run_layer(wildcards.run), **self._first_norm(wildcards)}
+
     def summary_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `summary`."""
         run = self.config.run_definitions[wildcards.run]
@@ -431,6 +566,20 @@ class Workflow:
             "reading": {"name": run.reading, **self.config.readings[run.reading].model_dump(**dump)},
             "norms": {name: self.config.norms[name].model_dump(**dump) for name in run.norms},
             "trials": {name: self.config.trials[name].model_dump(**dump) for name in run.trials},
+        }
+
+    def bundle_spec(self, wildcards: Any) -> dict[str, Any]:
+        """The configuration of a run alone, complete, in the form of workflow_config.yaml."""
+        run = self.config.run_definitions[wildcards.run]
+        dump = {"mode": "json", "by_alias": True}
+        return {
+            "runs": [wildcards.run],
+            "models": {run.model: self.config.models[run.model].model_dump(**dump)},
+            "corpora": {run.corpus: self.config.corpora[run.corpus].model_dump(**dump)},
+            "readings": {run.reading: self.config.readings[run.reading].model_dump(**dump)},
+            "norms": {name: self.config.norms[name].model_dump(**dump) for name in run.norms},
+            "trials": {name: self.config.trials[name].model_dump(**dump) for name in run.trials},
+            "run_definitions": {wildcards.run: run.model_dump(**dump)},
         }
 
 

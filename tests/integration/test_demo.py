@@ -10,11 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from affectome.activations.collect import collect_shard
 from affectome.activations.store import Texts, open_layer
+from affectome.config import load_config
 from affectome.corpus.tables import empty_corpus, write_corpus
+from affectome.scheduling.dry_run import planned_jobs
+from affectome.scheduling.needs import Needs
+from affectome.scheduling.plan import read_benchmark
 from tests.helpers import collect_spec, read_shard
 from tests.project import ROOT, copy_project, planned, snakemake
 
@@ -169,6 +174,25 @@ def test_verdicts_keep_within_what_is_safe(project: Path) -> None:
     }
 
 
+def test_the_plan_comes_near_what_the_demo_took(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a factor of two in core-hours, memory and disk, on 2 cores."""
+    monkeypatch.chdir(project)
+    jobs = planned_jobs("--forceall", "--cores", "2")
+    config = load_config(yaml.safe_load(Path("workflow_config.yaml").read_text(encoding="utf-8")), [])
+    needs = [Needs(config)(job.rule, job.wildcards) for job in jobs]
+    taken = [read_benchmark(job.benchmark) or (0.0, 0.0) for job in jobs]
+    estimated = sum(job.threads * need.seconds for job, need in zip(jobs, needs, strict=True))
+    assert 0.5 < estimated / sum(job.threads * seconds for job, (seconds, _) in zip(jobs, taken, strict=True)) < 2
+    assert 0.5 < max(need.memory for need in needs) / max(memory for _, memory in taken) < 2
+    left = [
+        file
+        for folder in ("results/demo", "results/activations", "results/corpora/starter", MODEL)
+        for file in Path(folder).rglob("*")
+        if file.is_file() and "literary" not in str(file)
+    ]
+    assert 0.5 < sum(need.disk for need in needs) / sum(file.stat().st_size for file in left) < 2
+
+
 def test_a_finished_demo_has_nothing_to_do(project: Path) -> None:
     assert planned(project) == {}
 
@@ -182,7 +206,7 @@ def test_report_opens_and_holds_every_figure(project: Path) -> None:
         index = report.read(next(name for name in names if name.endswith("report.html"))).decode()
     assert sum(name.endswith(".svg") for name in names) == 6 + 3
     assert sum(name.endswith("generations.html") for name in names) == 2
-    assert any(name.endswith("pc_scatter.html") for name in names)
+    assert any(name.endswith("interactive.html") for name in names)
     assert any(name.endswith("summary.html") for name in names)
     for title in ("Emotions on PC1 and PC2", "Profile over layers", "Hierarchy of emotions"):
         assert title in index

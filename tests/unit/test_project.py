@@ -9,6 +9,7 @@ import yaml
 from tests.project import ROOT
 
 RULES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
+IMAGES = {"Dockerfile": r"^FROM (\S+)$", "affectome.def": r"^From: (\S+)$"}
 
 
 def normal(name: str) -> str:
@@ -55,8 +56,41 @@ def test_conda_environments_equal_the_lock(name: str) -> None:
     assert ("bitsandbytes" in pins) == (name == "gpu")
 
 
+def installs(text: str) -> list[str]:
+    """What the `pip install` commands of a recipe install, in order, without how they say it."""
+    lines = re.sub(r"\\\n", " ", text).replace("$$", "$")
+    commands = re.findall(r"python -m pip install (.*?)(?:&&|$)", lines, flags=re.MULTILINE)
+    manner = r"--quiet|--disable-pip-version-check|--no-cache-dir|--index-url \"\S+\"|--index-url \"\{\{ \w+ \}\}\""
+    return [" ".join(re.sub(manner, "", command).split()) for command in commands]
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_images_install_what_the_makefile_does_on_the_same_python(image: str) -> None:
+    text = (ROOT / "envs" / image).read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    steps = installs(re.search(r"^\.venv/installed:.*?\n\n", makefile, flags=re.DOTALL | re.MULTILINE)[0])
+    assert installs(text) == steps
+    assert steps[0] == "\"$(grep '^torch==' requirements.lock)\""
+    assert re.findall(IMAGES[image], text, flags=re.MULTILINE) == ["python:3.11-slim"]
+    for name in ("cpu", "gpu"):
+        assert "python =3.11" in (ROOT / "envs" / f"{name}.yaml").read_text(encoding="utf-8")
+    # Versions stand in the lock file alone, and everything that is copied is there.
+    assert not re.search(r"==\s*\d", text)
+    assert all(
+        (ROOT / name).exists() for name in ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "src")
+    )
+    assert re.search(r"(ENTRYPOINT \[\"snakemake\"\]|exec snakemake \"\$@\")\s*\Z", text)
+
+
+def test_the_docker_image_runs_as_no_root() -> None:
+    text = (ROOT / "envs/Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^USER (.*)$", text, flags=re.MULTILINE)[-1:] == ["affectome"]
+
+
 def test_a_rule_its_script_log_and_benchmark_share_one_name() -> None:
-    rules = re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", RULES, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", RULES, flags=re.DOTALL | re.MULTILINE)
+    # Those that only name files of others have an input and nothing else.
+    rules = [(name, body) for name, body in found if re.findall(r"^    (\w+):", body, flags=re.MULTILINE) != ["input"]]
     assert {name for name, _ in rules} == {path.stem for path in (ROOT / "scripts").glob("*.py")}
     for name, body in rules:
         assert f'"../scripts/{name}.py"' in body

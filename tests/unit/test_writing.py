@@ -54,14 +54,16 @@ TROUBLES = {
 class FakeGemini(ThreadingHTTPServer):
     """Writes `text_of(seed)` for every request, unless `trouble` (a function of the request's number) says otherwise.
 
-    Counts what it was asked (by seed), what it answered with a text, and how many requests were under way at most.
+    Counts what it was asked (by seed), what it answered with a text, and how many requests were under way at most. Any
+    key but `key` is refused, and quoted as some services do.
     """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self):
+    def __init__(self, key=KEY):
         super().__init__(("127.0.0.1", 0), Handler)
+        self.key = key
         self.lock = threading.Lock()
         self.asked, self.answered, self.requests = Counter(), Counter(), []
         self.under_way = self.most_under_way = 0
@@ -91,9 +93,10 @@ class Handler(BaseHTTPRequestHandler):
             number = server.asked.total()
             server.requests.append((self.path, body))
         time.sleep(server.delay)
-        if self.headers["x-goog-api-key"] != KEY:
+        if (given := self.headers["x-goog-api-key"]) != server.key:
             reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
-            status, reply, headers = 400, error(400, "INVALID_ARGUMENT", "API key not valid.", [reason]), {}
+            status, headers = 400, {}
+            reply = error(400, "INVALID_ARGUMENT", f"API key not valid: {given}.", [reason])
         else:
             status, reply, headers = server.trouble(number) or (200, text_reply(server.text_of(seed)), {})
         content = json.dumps(reply).encode()

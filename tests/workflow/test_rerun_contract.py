@@ -1,36 +1,39 @@
 """Edit this → exactly these rules run. One run is built for real; each edit is planned by a dry run and undone."""
 
 import copy
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.project import planned, snakemake
-from tests.workflow.tiny import RUN, tiny_config, tiny_project, write_overlay
+from tests.project import planned
+from tests.workflow.tiny import RUN, WRITTEN, tiny_config, write_overlay
 
 pytestmark = pytest.mark.workflow
 
 PAGES = {"summary_page"}
-FIGURES = {"figures"} | PAGES
+EXPLORED = {"interactive_figures"} | PAGES
+DRAWN = {"figures"} | PAGES
+FIGURES = DRAWN | EXPLORED
 RECORDS = {"summary", "manifest"}
 PROFILE = {"norm_correlations", "layer_profile"} | FIGURES | RECORDS
 ANALYSES = {"geometry", "similarity", "clusters"} | PROFILE
-VERDICTS = {"trial_verdicts", "trial_figures"} | RECORDS | PAGES
+VERDICTS = {"trial_verdicts", "trial_figures"} | RECORDS | EXPLORED
 SAFETY = {"safe_ranges"} | VERDICTS
 TRIALS = {"steering_trial", "generations"} | SAFETY
 VECTORS = {"emotion_vectors", "export_vectors"} | ANALYSES
 STEERED = {"steering_directions"} | TRIALS
 ACTIVATIONS = {"collect_activations", "layer_activations"} | VECTORS | STEERED
-CORPUS = {"import_corpus", "screen_corpus"} | ACTIVATIONS
+SCREENED = {"screen_corpus"} | ACTIVATIONS
+CORPUS = {"import_corpus"} | SCREENED
+MODEL = {"fetch_model"} | ACTIVATIONS
 
 # Settings: where in the overlay, the new value, the rules that then run.
 SETTINGS: dict[str, tuple[str, object, set[str]]] = {
     "nothing": (f"run_definitions/{RUN}/components", 5, set()),
-    "a figure's resolution": (f"run_definitions/{RUN}/figures", {"dpi": 80}, FIGURES | {"trial_figures"}),
-    "a figure's labels": (f"run_definitions/{RUN}/figures", {"labels": 3}, FIGURES),
-    "the title": (f"run_definitions/{RUN}/title", "Another title", PAGES | {"manifest"}),
+    "a figure's resolution": (f"run_definitions/{RUN}/figures", {"dpi": 80}, DRAWN | {"trial_figures"}),
+    "a figure's labels": (f"run_definitions/{RUN}/figures", {"labels": 3}, DRAWN),
+    "the title": (f"run_definitions/{RUN}/title", "Another title", EXPLORED | {"manifest"}),
     "denoising": (f"run_definitions/{RUN}/denoising", "off", VECTORS | STEERED),
     "reference": (f"run_definitions/{RUN}/reference", "rest", VECTORS | STEERED),
     "seed": (f"run_definitions/{RUN}/statistics/seed", 7, {"clusters"} | PROFILE),
@@ -47,8 +50,21 @@ SETTINGS: dict[str, tuple[str, object, set[str]]] = {
     "framing": ("readings/from-50/framing", "user", ACTIVATIONS),
     "stored layers": ("models/tiny/stored", [2], ACTIVATIONS),
     "tokens per batch": ("models/tiny/token_budget", 1024, ACTIVATIONS),
-    "screening": ("corpora/small/screening", {"min_words": 41}, {"screen_corpus"} | ACTIVATIONS),
+    "screening": ("corpora/small/screening", {"min_words": 41}, SCREENED),
+    "the same emotions, from a file": ("corpora/small/emotions", "resources/emotions/6.txt", {"manifest"}),
+    "columns": ("corpora/small/stories/columns", {"topic": "emotion"}, CORPUS),
+    "remote code": ("models/tiny/trust_remote_code", True, MODEL),
+    "a norm's source": ("norms/glasgow/source", "Others", PAGES | {"manifest"}),
+    "a norm's columns": ("norms/glasgow/arousal", "valence_M", PROFILE),
+    "components": (f"run_definitions/{RUN}/components", 4, ANALYSES - {"similarity", "clusters"}),
+    "another corpus": ("corpora/told/seed", 1, set()),
+    "GPUs": ("models/tiny/gpus", 1, {"manifest"}),
 }
+
+
+def plant(file: Path) -> None:
+    """Code that does something, if only a little."""
+    file.write_text(file.read_text(encoding="utf-8") + "\n\nPLANTED = 1\n", encoding="utf-8")
 
 
 def replace(old: str, new: str) -> Callable[[Path], None]:
@@ -73,10 +89,22 @@ FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
     "figure code": (
         "src/affectome/figures/draw.py",
         replace("def draw_figures", "PLANTED = 1\n\n\ndef draw_figures"),
-        FIGURES,
+        DRAWN,
     ),
+    "code of interactive figures": ("src/affectome/figures/interactive.py", plant, EXPLORED),
     "steering code": ("src/affectome/steering/passes.py", replace("WRITING = 4", "WRITING = 2"), TRIALS),
     "verdict code": ("src/affectome/steering/verdict.py", replace("MIN_NULL = 5", "MIN_NULL = 6"), VERDICTS),
+    "how models are loaded": ("src/affectome/models/load.py", plant, MODEL),
+    "screening code": ("src/affectome/corpus/screening.py", plant, SCREENED),
+    # Also who judges trials.
+    "a writer's code": ("src/affectome/corpus/writers/gemini.py", plant, TRIALS),
+    "the page's code": ("src/affectome/report/page.py", plant, PAGES),
+    "how files are written": ("src/affectome/files.py", plant, CORPUS | MODEL),
+    "how stores are opened": ("src/affectome/hdf5.py", plant, ACTIVATIONS),
+    "the config's code": ("src/affectome/config.py", plant, set()),
+    "the rules' helper": ("src/affectome/workflow.py", plant, set()),
+    "the judge's prompt": ("resources/prompts/judge.j2", replace("\n", "\n\n"), TRIALS),
+    "the section on steering": ("resources/report/steering.html.j2", replace("<p>", "<p> "), PAGES),
     "a trial set": (
         "resources/trials/cost.yaml",
         replace("What is the Moon?", "What is the Sun?"),
@@ -88,7 +116,18 @@ FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
         {"generations"} | PAGES,
     ),
     "the page's template": ("resources/report/summary.html.j2", replace("</body>", "<p>More.</p></body>"), PAGES),
-    "a caption": ("resources/report/captions/spectrum.rst", lambda file: file.write_text("Another caption.\n"), PAGES),
+    "a caption": ("resources/report/captions/spectrum.rst", lambda file: file.write_text("Another caption.\n"), DRAWN),
+    "the caption of a trial's figure": (
+        "resources/report/captions/cost_curves.rst",
+        lambda file: file.write_text("Another caption.\n"),
+        {"trial_figures"} | PAGES,
+    ),
+    "the page of interactive figures": ("resources/report/interactive.html.j2", replace("<p>", "<p> "), EXPLORED),
+    "the look of pages": ("resources/report/page.css", replace("46rem", "47rem"), EXPLORED),
+    "a run's part of the front page": ("resources/report/overview.rst.j2", replace("blocks", "Blocks"), PAGES),
+    # Read when the report is made, from what is there.
+    "the report's front page": ("resources/report/workflow.rst", replace("affectome", "Affectome"), set()),
+    "the report's captions": ("resources/report/figure.rst", replace("{{ text", "More. {{ text"), set()),
     "the first norm": (
         "resources/norms/russell_mehrabian_1977.csv",
         replace("happy,0.81", "happy,0.82"),
@@ -97,24 +136,6 @@ FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
     "another norm": ("resources/norms/glasgow_norms_2019.csv", replace("happy,8.242", "happy,8.2"), PROFILE),
     "a story": ("small.jsonl", replace("dinner", "supper"), CORPUS),
 }
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = tiny_project(tmp_path_factory.mktemp("contract") / "project")
-    done = snakemake(project, "--configfile", "overlay.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
-
-
-@pytest.fixture
-def project(built: Path) -> Iterator[Path]:
-    """The built project, with whatever a test edits put back, times of change included."""
-    saved = built.parent / "saved"
-    shutil.copytree(built, saved, ignore=shutil.ignore_patterns("results", ".snakemake", "weights"))
-    yield built
-    shutil.copytree(saved, built, dirs_exist_ok=True)
-    shutil.rmtree(saved)
 
 
 def test_a_finished_run_has_nothing_to_do(project: Path) -> None:
@@ -146,7 +167,7 @@ def test_a_changed_file_runs_what_depends_on_what_it_does(project: Path, file: s
     [
         ("vectors/layer_1.h5", "emotion_vectors", VECTORS),
         ("analyses/similarity.json", "similarity", {"similarity"} | FIGURES | RECORDS),
-        ("figures/spectrum.svg", "figures", FIGURES),
+        ("figures/spectrum.svg", "figures", DRAWN),
         ("steering/cost/safe_ranges.json", "safe_ranges", SAFETY),
         ("steering/expression/items.parquet", "steering_trial", TRIALS - {"safe_ranges"}),
         ("summary.json", "summary", RECORDS | PAGES),
@@ -165,6 +186,38 @@ def test_a_deleted_result_comes_back_with_what_depends_on_it(
         aside.rename(target)
     assert set(plan) == rules
     assert plan[rule] == 1
+
+
+def test_comments_and_docstrings_run_nothing(project: Path) -> None:
+    """In every module, script and rule at once."""
+    for file in [*(project / "src").rglob("*.py"), *(project / "scripts").glob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace('"""', '"""In other words: ', 1) + "\n# A remark.\n", encoding="utf-8")
+    for file in [*(project / "rules").glob("*.smk"), project / "Snakefile"]:
+        file.write_text("# A remark.\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert planned(project, "--configfile", "overlay.yaml") == {}
+
+
+STORIES, DIALOGUES = {"write_stories", "screen_corpus"}, {"write_dialogues", "screen_corpus"}
+
+# Of a corpus that a model wrote: which file, how it is edited, the rules that then run.
+WRITTEN_FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
+    "nothing": ("README.md", replace("a", "b"), set()),
+    "the prompt of stories": ("resources/prompts/story.j2", replace(" ", "  "), STORIES),
+    "the prompt of dialogues": ("resources/prompts/neutral_dialogue.j2", replace(" ", "  "), DIALOGUES),
+    "what dialogues are about": ("resources/prompts/neutral_topics.txt", replace("\n", "\nBicycles\n"), DIALOGUES),
+    # What was paid for is not written again because the code is better now.
+    "the code that writes": ("src/affectome/corpus/writing.py", plant, set()),
+    "the code that asks": ("src/affectome/corpus/writers/gemini.py", plant, set()),
+}
+
+
+@pytest.mark.parametrize("file", WRITTEN_FILES)
+def test_a_written_corpus_is_written_again_for_what_it_says_alone(project: Path, file: str) -> None:
+    path, edit, rules = WRITTEN_FILES[file]
+    edit(project / path)
+    tables = [f"results/corpora/{WRITTEN}/{kind}.parquet" for kind in ("stories", "neutral")]
+    assert set(planned(project, *tables, "--configfile", "overlay.yaml")) == rules
 
 
 def test_targets_by_path_work_for_any_defined_run(project: Path) -> None:

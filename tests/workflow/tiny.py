@@ -11,6 +11,7 @@ from tests.helpers import tiny_model
 from tests.project import ROOT, copy_project
 
 RUN = "tiny"
+WRITTEN = "told"
 
 
 def tiny_config(project: Path, shards: int = 1) -> dict[str, Any]:
@@ -32,7 +33,16 @@ def tiny_config(project: Path, shards: int = 1) -> dict[str, Any]:
                 "neutral": {"file": "resources/corpora/starter/neutral.jsonl"},
                 "emotions": read_words(str(ROOT / "resources/emotions/6.txt")),
                 "shards": shards,
-            }
+            },
+            # Of no run: a corpus that is written where a test asks for it.
+            WRITTEN: {
+                "writer": {"gemini": "gemini-test"},
+                "emotions": ["happy", "sad", "afraid"],
+                "topics": ["A letter arrives", "The last train", "A walk by the river"],
+                "topic_count": 2,
+                "neutral_dialogues": 2,
+                "screening": {"min_words": 5},
+            },
         },
         "run_definitions": {
             RUN: {
