@@ -1,4 +1,4 @@
-"""Tests that need a CUDA device are skipped where there is none; tests that share what is slow to build stay together."""
+"""Tests that need a CUDA device are skipped where there is none; tests that share a slow build stay together."""
 
 import pytest
 import torch
