@@ -39,7 +39,9 @@ def alternatives(*keys: str, message: str = "") -> Discriminator:
 
     def which(value: Any) -> str | None:
         present = (
-            value if isinstance(value, dict) else {f.alias or n for n, f in getattr(value, "model_fields", {}).items()}
+            value
+            if isinstance(value, dict)
+            else {f.alias or n for n, f in getattr(type(value), "model_fields", {}).items()}
         )
         return next((f"<{key}>" for key in keys if key in present), None)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from affectome.figures import FIGURES
 from tests.project import copy_project, planned, snakemake
 
 pytestmark = pytest.mark.workflow
@@ -39,7 +40,8 @@ def test_a_named_run_plans(project: Path, run: str) -> None:
     trials = {"demo": 2, "demo-steering": 2, "gemma4-e2b": 2, "gemma4-31b": 2}.get(run, 0)
     assert plan.get("steering_trial", 0) == plan.get("steering_directions", 0) == trials
     assert plan.get("generations", 0) == trials
-    several = {"collect_activations", "layer_activations", "emotion_vectors"}
+    assert plan["figures"] == len(FIGURES)
+    several = {"collect_activations", "layer_activations", "emotion_vectors", "figures"}
     once = set(plan) - several - {"steering_trial", "steering_directions", "generations", "trial_figures"}
     assert {plan[rule] for rule in once} == {1}
     assert sum(plan.values()) < 500

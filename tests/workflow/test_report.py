@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from affectome.figures import FIGURES
 from tests.project import snakemake
-from tests.workflow.tiny import RUN, tiny_config, tiny_project, write_overlay
+from tests.workflow.tiny import RUN, write_overlay
 
 pytestmark = pytest.mark.workflow
 
@@ -22,10 +23,11 @@ CATEGORIES = {"Summary", "Geometry", "Agreement with ratings", "Layers", "Simila
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both runs and their comparison, built."""
-    project = tiny_project(tmp_path_factory.mktemp("report") / "project")
-    config = tiny_config(project)
+def project(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the built project with both runs and their comparison."""
+    project = tmp_path_factory.mktemp("report") / "project"
+    shutil.copytree(built, project, symlinks=True)
+    config = yaml.safe_load((project / "overlay.yaml").read_text(encoding="utf-8"))
     config["runs"] = [RUN, TWIN]
     definition = config["run_definitions"][RUN]
     config["run_definitions"][TWIN] = {**definition, "title": "Its *twin*_ & <b>", "trials": []}
