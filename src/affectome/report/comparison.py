@@ -29,7 +29,7 @@ from affectome.figures.style import house_style, save
 from affectome.figures.tree import cosine_matrix
 from affectome.figures.wording import interval, number, p_equation, strength
 from affectome.figures.wording import p_value as p_words
-from affectome.files import read_json, replacing, write_json, write_table
+from affectome.files import read_json, read_table, replacing, write_json, write_table
 from affectome.randomness import generator
 from affectome.report.page import verdict as agreement_verdict
 from affectome.report.templates import environment
@@ -67,9 +67,9 @@ def compare_runs(
     pairs: dict[str, pd.DataFrame] = {}
     for run, places, similar in zip(runs, scores, cosines, strict=True):
         at_layer = [("layer", "==", found[run]["layer"]["auto"])]
-        here[run] = pd.read_parquet(places, filters=at_layer)
-        pairs[run] = pd.read_parquet(similar, filters=at_layer)
-    profile = _profile(found, [pd.read_parquet(path) for path in profiles])
+        here[run] = read_table(places, filters=at_layer)
+        pairs[run] = read_table(similar, filters=at_layer)
+    profile = _profile(found, [read_table(path) for path in profiles])
     content = {
         "norm": norm_name,
         "permutations": permutations,
