@@ -231,7 +231,7 @@ def done(
     # One minute in the first attempt, two in the second: minutes are the least that SLURM counts in.
     minutes = ("--set-resources", "collect_activations:runtime=attempt", "--retries", "4")
     scenarios = {
-        too_little_time: Scenario(cluster, project_in(folder / "time"), SHARD, minutes, pause=2.0),
+        too_little_time: Scenario(cluster, project_in(folder / "time"), SHARD, minutes, pause=1.5),
         two_gpus: Scenario(cluster, project_in(folder / "gpus", shards=3, gpus=1), VECTORS, partition, pause=0.5),
         too_little_memory: Scenario(cluster, project_in(folder / "memory"), SHARD, ballast=2600),
         requeued: Scenario(cluster, project_in(folder / "requeued"), SHARD, pause=0.5),
@@ -337,6 +337,8 @@ def test_the_demo_by_the_profile_is_the_demo_here(done: dict) -> None:
 
 
 def continued(scenario: Scenario) -> int:
-    """Batches that the last job found done."""
-    found = re.search(r"continuing after (\d+) of \d+ batches", scenario.collecting_log())
-    return int(found[1]) if found else 0
+    """The most batches that any of the jobs found done; SLURM's logs of jobs that failed are kept."""
+    logs = [scenario.collecting_log()]
+    logs += [log.read_text() for log in (scenario.project / "results/logs/slurm").rglob("*.log")]
+    found = [int(each) for log in logs for each in re.findall(r"continuing after (\d+) of \d+ batches", log)]
+    return max(found, default=0)
