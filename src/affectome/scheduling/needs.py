@@ -193,7 +193,7 @@ class Needs:
         from affectome.steering.planning import plan_trial
 
         trial = self._config.trials[wildcards.trial]
-        model = self._config.models[self._config.run_definitions[wildcards.run].model]
+        _run, model, _corpus = self._run(wildcards)
         plan = plan_trial(self._config, wildcards.run, wildcards.trial)
         service = getattr(getattr(trial, "judge", None), "gemini", None)
         judged = plan.work.texts if service else 0
