@@ -10,5 +10,6 @@ with job(snakemake):
         snakemake.output.stories,
         snakemake.output.neutral,
         snakemake.output.report,
+        written=snakemake.input.written,
         **snakemake.params.spec,
     )
