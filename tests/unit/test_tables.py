@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectome.corpus.importing import import_corpus
+from affectome.corpus.sources.files import peek, read_records
 from affectome.corpus.tables import (
     COLUMNS,
     as_corpus,
     clean,
     empty_corpus,
-    peek,
     read_corpus,
-    read_texts,
     text_id,
+    write_batches,
     write_corpus,
 )
 from affectome.errors import UserError
@@ -45,7 +45,7 @@ EXPECTED = [
 
 
 def write(path: Path, rows: list[dict[str, Any]], table: str = "stories") -> tuple[str, str | None]:
-    """`rows` in the format of the file's suffix, and what `read_texts` wants to know to read them."""
+    """`rows` in the format of the file's suffix, and what `read_records` wants to know to read them."""
     frame = pd.DataFrame(rows)
     match path.suffix:
         case ".jsonl":
@@ -62,6 +62,13 @@ def write(path: Path, rows: list[dict[str, Any]], table: str = "stories") -> tup
                 frame.to_sql(table, connection, index=False)
             return str(path), table
     return str(path), None
+
+
+def read_texts(file: str, columns: dict[str, str], table: str | None, emotions: bool = True) -> pd.DataFrame:
+    """What is read of a file, cleaned, as a table."""
+    records = read_records(file, columns, table, emotions)
+    rows = [(clean("+".join(labels)), clean(topic), clean(text)) for labels, topic, text in records]
+    return pd.DataFrame(rows, columns=["emotion", "topic", "text"], dtype=object)
 
 
 SUFFIXES = [".jsonl", ".csv", ".tsv", ".parquet", ".sqlite", ".db"]
@@ -165,11 +172,11 @@ def unusable(folder: Path) -> dict[str, tuple[str, str | None, str]]:
         (folder / name).write_bytes(content)
         found[name] = (str(folder / name), "stories" if name.endswith("sqlite") else None, words)
     pd.DataFrame({"emotion": ["sad"], "story": ["x"]}).to_parquet(folder / "column.parquet")
-    found["column.parquet"] = (str(folder / "column.parquet"), None, "columns.text: there is no column 'text'")
+    found["column.parquet"] = (str(folder / "column.parquet"), None, "no column 'text'; the file has emotion, story")
     pd.DataFrame({"emotion": [], "text": []}).to_parquet(folder / "rows.parquet")
-    found["rows.parquet"] = (str(folder / "rows.parquet"), None, "no rows")
+    found["rows.parquet"] = (str(folder / "rows.parquet"), None, "empty")
     with closing(sqlite3.connect(folder / "some.sqlite")) as connection:
-        connection.execute("CREATE TABLE mine (emotion, story)")
+        connection.execute("CREATE TABLE mine (emotion, tale)")
         connection.execute("CREATE TABLE none (emotion, text)")
         connection.execute("INSERT INTO mine VALUES ('sad', 'x')")
         connection.commit()
@@ -177,7 +184,7 @@ def unusable(folder: Path) -> dict[str, tuple[str, str | None, str]]:
     found["wrong table"] = (some, "theirs", "there is no table 'theirs'; it has mine, none")
     found["hostile table"] = (some, HOSTILE, f"there is no table {HOSTILE!r}; it has mine, none")
     found["empty table"] = (some, "none", "empty")
-    found["column of table"] = (some, "mine", "columns.text: there is no column 'text'; the file has emotion, story")
+    found["column of table"] = (some, "mine", "the file has mine (emotion, tale; 1 rows); set table and columns")
     found["missing"] = (str(folder / "missing.jsonl"), None, "does not exist")
     found["folder"] = (str(folder), None, "does not exist")
     return found
@@ -234,3 +241,18 @@ def test_a_corpus_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_corpus(corpus, tmp_path / "deep" / "c.parquet")
     pd.testing.assert_frame_equal(read_corpus(tmp_path / "deep" / "c.parquet"), corpus, check_dtype=False)
     assert re.fullmatch(r"[0-9a-f]{16}", corpus["id"][0])
+
+
+def test_batches_make_the_table_that_the_whole_makes(tmp_path: Path) -> None:
+    file, _ = write(tmp_path / "s.jsonl", ROWS)
+    corpus = as_corpus(read_texts(file, {}, None), "w")
+    assert write_batches((corpus[start : start + 3] for start in (0, 3)), tmp_path / "deep" / "b.parquet") == 4
+    pd.testing.assert_frame_equal(read_corpus(tmp_path / "deep" / "b.parquet"), corpus, check_dtype=False)
+
+    def broken() -> Any:
+        yield corpus
+        raise UserError("no more")
+
+    with pytest.raises(UserError):
+        write_batches(broken(), tmp_path / "deep" / "c.parquet")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["b.parquet"]

@@ -1,0 +1,1 @@
+"""Where existing texts come from, and what their cells mean."""
