@@ -12,20 +12,13 @@ from affectome.figures import FIGURES
 from affectome.figures.captions import read_caption
 from affectome.figures.wording import interval, number, p_equation, p_value, strength
 from affectome.files import read_json, replacing
+from affectome.report.reasons import REASONS
 from affectome.report.steering import link, steering
 from affectome.report.templates import environment
 
 _DIMENSIONS = ("valence", "arousal", "dominance")
 # What the page calls agreement: by the lower end of the interval of the held-out r, provided that p is small.
 _STRONG, _MODERATE, _SIGNIFICANT = 0.5, 0.2, 0.05
-_REASONS = {
-    "not_listed": "emotion not on the list",
-    "duplicate": "repeats another text",
-    "leak": "holds its emotion word",
-    "too_short": "too short",
-    "too_long": "too long",
-    "too_few_tokens": "too few tokens to average",
-}
 
 
 def write_page(
@@ -65,7 +58,7 @@ def write_page(
         layer=layer,
         here=here,
         rules=screened["rules"],
-        dropped=[(_REASONS.get(key, key.replace("_", " ")), n) for key, n in found["corpus"]["dropped"].items()],
+        dropped=[(REASONS.get(key, key.replace("_", " ")), n) for key, n in found["corpus"]["dropped"].items()],
         headline=headline(found, next(iter(norms))),
         strong=_STRONG,
         moderate=_MODERATE,
