@@ -3,9 +3,6 @@
 import json
 import logging
 import re
-import threading
-import time
-from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -27,9 +24,9 @@ from affectome.steering.judges import (
     parse,
 )
 from affectome.steering.sets import Behaviour, Question
+from tests.fakes import KEY, GeminiService, OpenAIService, serving
 from tests.helpers import tiny_model, tiny_tokenizer
 from tests.project import ROOT
-from tests.unit.test_writing import KEY, FakeGemini, server, text_reply  # noqa: F401 - a fixture
 
 PROMPT = ROOT / "resources" / "prompts" / "judge.j2"
 QUESTION = Question(question="Is the reply kind?", positive="It is kind.", negative="It is unkind.")
@@ -48,58 +45,51 @@ def right(prompt):
     return re.search(rf"^([AB]): {re.escape(fitting)}$", prompt, re.MULTILINE)[1]
 
 
-class OpenAIHandler(BaseHTTPRequestHandler):
-    """Answers as `server.answer(prompt)` says, or as `server.trouble(number)` does: (status, content, headers)."""
+class Judging:
+    """A service that answers each prompt with `answer(prompt)`."""
 
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
+    answer = staticmethod(right)
 
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.requests.append((self.path, body, dict(self.headers), time.monotonic()))
-            number = len(self.server.requests)
-        reply = {"choices": [{"message": {"content": self.server.answer(prompt_of(body))}, "finish_reason": "stop"}]}
-        status, content, headers = self.server.trouble(number) or (200, reply, {})
-        if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
-            told = f"Incorrect API key provided: {self.headers['Authorization']}"
-            status, content, headers = 401, {"error": {"message": told}}, {}
-        content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+    def texts(self, prompt, *_):
+        return [self.answer(prompt)]
 
-    def log_message(self, *_):
-        pass
+
+class JudgingOpenAI(Judging, OpenAIService):
+    pass
+
+
+class JudgingGemini(Judging, GeminiService):
+    pass
 
 
 def prompt_of(body):
     return body["messages"][0]["content"] if "messages" in body else body["contents"][0]["parts"][0]["text"]
 
 
-@pytest.fixture
-def openai(monkeypatch):
-    fake = FakeGemini()
-    fake.RequestHandlerClass = OpenAIHandler
-    fake.answer, fake.key = right, KEY
-    threading.Thread(target=fake.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(asking, "BACKOFF_S", 0.001)
-    yield fake
-    fake.shutdown()
-    fake.server_close()
+
+
+@pytest.fixture
+def openai(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(JudgingOpenAI()) as service:
+        yield service
+
+
+@pytest.fixture
+def gemini(monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    with serving(JudgingGemini()) as service:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", service.address)
+        yield service
 
 
 def openai_judge(fake, **spec):
-    return judge_for({"openai": "a-model", "base_url": f"http://127.0.0.1:{fake.server_port}/v1", **spec}, PROMPT)
-
-
-def gemini_answers(fake, answer):
-    """Have the fake Gemini answer each prompt with `answer(prompt)`."""
-    fake.trouble = lambda number: (200, text_reply(answer(prompt_of(fake.requests[number - 1][1]))), {})
+    return judge_for({"openai": "a-model", "base_url": f"{fake.address}/v1", **spec}, PROMPT)
 
 
 def scores(judgements):
@@ -158,12 +148,12 @@ class TestScores:
         assert scores(judgements) == [0.5] * 6
         assert consistency(judgements)["position_consistency"] == 0.0
 
-    def test_gemini_likewise(self, server):  # noqa: F811
+    def test_gemini_likewise(self, gemini):
         judge = judge_for({"gemini": "gemini-test", "repeats": 1}, PROMPT)
-        gemini_answers(server, right)
+        gemini.answer = right
         assert scores(judge.judge(ITEMS)) == TRUTH
         assert judge.name == "gemini:gemini-test"
-        gemini_answers(server, lambda _: "A")
+        gemini.answer = lambda _: "A"
         judgements = judge.judge(ITEMS)
         assert scores(judgements) == [0.5] * 6
         assert consistency(judgements)["position_consistency"] == 0.0
@@ -228,12 +218,12 @@ class TestScores:
 class TestTrouble:
     def test_a_busy_service_is_asked_again(self, openai):
         faults = [(429, {}, {"Retry-After": "0.3"}), (500, b"oops", {}), (200, b"<html>\xff", {}), (503, {}, {})]
-        openai.trouble = lambda number: faults[number - 1] if number <= len(faults) else None
+        openai.wrong = lambda number: faults[number - 1] if number <= len(faults) else None
         assert scores(openai_judge(openai, repeats=1).judge(ITEMS)) == TRUTH
         assert len(openai.requests) == 12 + len(faults)
 
     def test_waits_as_long_as_the_service_asks(self, openai):
-        openai.trouble = lambda number: (429, {}, {"Retry-After": "0.4"}) if number == 1 else None
+        openai.wrong = lambda number: (429, {}, {"Retry-After": "0.4"}) if number == 1 else None
         openai_judge(openai).check()
         first, second = (moment for *_, moment in openai.requests)
         assert second - first >= 0.4
@@ -246,28 +236,37 @@ class TestTrouble:
         ],
     )
     def test_does_not_wait_for_what_will_not_come(self, openai, fault):
-        openai.trouble = lambda _: fault
+        openai.wrong = lambda _: fault
         with pytest.raises(UserError, match=r"has no quota left for 'a-model' \(429: no credit\)"):
             openai_judge(openai).check()
         assert len(openai.requests) == 1
 
     def test_a_service_that_goes_down_stops_the_judging(self, openai):
-        openai.trouble = lambda number: (500, {}, {}) if number > 1 else None
+        openai.wrong = lambda number: (500, {}, {}) if number > 1 else None
         judge = openai_judge(openai)
         judge.check()
-        with pytest.raises(UserError, match=r"openai:a-model left \d+ of 24 requests unanswered \(500 × \d+\)"):
+        with pytest.raises(UserError, match=r"/v1 answers nothing any more \(500, 10 times\); rerun when it does"):
+            judge.judge(ITEMS)
+
+    def test_so_does_one_that_refuses_too_much(self, openai):
+        refused = (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}, {})
+        openai.wrong = lambda number: refused if number > 1 else None
+        judge = openai_judge(openai)
+        judge.check()
+        expected = r"openai:a-model left \d+ of 24 requests unanswered \(finish reason content_filter × \d+\)"
+        with pytest.raises(UserError, match=expected):
             judge.judge(ITEMS)
 
     def test_few_refusals_are_no_score(self, openai, caplog):
         refused = (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}, {})
-        openai.trouble = lambda number: refused if "reply 4" in prompt_of(openai.requests[number - 1][1]) else None
+        openai.wrong = lambda number: refused if "reply 4" in prompt_of(openai.requests[number - 1][1]) else None
         judgements = openai_judge(openai, repeats=1).judge(ITEMS)
         assert scores(judgements) == [*TRUTH[:4], None, TRUTH[5]]
         assert "left 2 of 12 requests unanswered: finish reason content_filter × 2" in caplog.text
 
     @pytest.mark.parametrize("content", [{}, [], {"choices": []}, {"choices": [{}]}, {"choices": [{"message": None}]}])
     def test_replies_of_another_form(self, openai, content):
-        openai.trouble = lambda _: (200, content, {})
+        openai.wrong = lambda _: (200, content, {})
         with pytest.raises(UserError, match=r"does not answer \(no choices × 1\)"):
             openai_judge(openai).check()
 
@@ -288,26 +287,26 @@ class TestMistakes:
         assert "\n" not in str(caught.value)
         assert KEY not in str(shown)
 
-    def test_nothing_wrong(self, openai, server):  # noqa: F811
+    def test_nothing_wrong(self, openai, gemini):
         openai_judge(openai).check()
         judge_for({"gemini": "gemini-test"}, PROMPT).check()
-        assert len(openai.requests) == len(server.requests) == 1
+        assert len(openai.requests) == len(gemini.requests) == 1
 
-    @pytest.mark.usefixtures("openai", "server")
+    @pytest.mark.usefixtures("openai", "gemini")
     def test_connection_refused(self, monkeypatch):
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1")
-        self.says(judge_for({"gemini": "g"}, PROMPT), r"gemini:g does not answer \(\w*Connect\w*Error × 1\)")
+        self.says(judge_for({"gemini": "g"}, PROMPT), r"the Gemini API cannot be reached \(\w*Connect\w*\)")
         judge = judge_for({"openai": "m", "base_url": "http://127.0.0.1:1/v1"}, PROMPT)
-        self.says(judge, r"openai:m does not answer \(ConnectError × 1\)")
+        self.says(judge, r"127.0.0.1:1/v1 cannot be reached \(ConnectError\); see")
 
-    @pytest.mark.usefixtures("server")
+    @pytest.mark.usefixtures("gemini")
     def test_missing_key(self, monkeypatch, openai):
         monkeypatch.delenv("GEMINI_API_KEY")
         self.says(judge_for({"gemini": "g"}, PROMPT), "GEMINI_API_KEY is not set")
         monkeypatch.delenv("OPENAI_API_KEY")
         self.says(openai_judge(openai), "asks for a key .*; export OPENAI_API_KEY")
 
-    @pytest.mark.usefixtures("server")
+    @pytest.mark.usefixtures("gemini")
     def test_wrong_key_is_not_repeated(self, monkeypatch, openai):
         monkeypatch.setenv("OPENAI_API_KEY", "another-secret")
         with pytest.raises(UserError, match=r"does not accept the key in OPENAI_API_KEY .*\[key\].*; set") as caught:
@@ -334,14 +333,14 @@ class TestMistakes:
         assert KEY not in json.dumps(body)
         assert [value for value in headers.values() if KEY in value] == [f"Bearer {KEY}"]
 
-    def test_redirects_do_not_carry_the_key_away(self, openai, server):  # noqa: F811
-        away = {"Location": f"http://127.0.0.1:{server.server_port}/v1/chat/completions"}
-        openai.trouble = lambda _: (307, {}, away)
+    def test_redirects_do_not_carry_the_key_away(self, openai, gemini):
+        away = {"Location": f"{gemini.address}/v1/chat/completions"}
+        openai.wrong = lambda _: (307, {}, away)
         self.says(openai_judge(openai), "refuses the request to 'a-model' .*307")
-        assert not server.requests
+        assert not gemini.requests
 
-    def test_unknown_model(self, openai, server):  # noqa: F811
-        openai.trouble = server.trouble = lambda _: (404, {"error": {"message": "no such\nmodel", "code": 404}}, {})
+    def test_unknown_model(self, openai, gemini):
+        openai.wrong = gemini.wrong = lambda _: (404, {"error": {"message": "no such\nmodel", "code": 404}}, {})
         self.says(openai_judge(openai), r"knows no model 'a-model' \(404: no such model\); correct judge")
         self.says(judge_for({"gemini": "g"}, PROMPT), "knows no model 'g' .*; correct judge.gemini")
 

@@ -8,14 +8,14 @@ rubric (a Jinja template) sets it between lines that the text itself cannot cont
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from affectome.corpus.writers import Reply, Request, Writer
+from affectome.corpus.writers import Reply, Request, Writer, persistent
 from affectome.errors import UserError
 from affectome.identity import fingerprint
 from affectome.randomness import generator
@@ -86,7 +86,7 @@ def judge_for(
     `model` and `tokenizer` given; the first two may say `repeats`. Raises UserError where the prompt or a local model
     cannot be read.
     """
-    settings = {"concurrency": CONCURRENCY, "temperature": TEMPERATURE, "attempts": ATTEMPTS, "config_key": "judge"}
+    settings = {"concurrency": CONCURRENCY, "temperature": TEMPERATURE, "config_key": "judge"}
     template = _template(Path(prompt_file))
     repeats = spec.get("repeats", REPEATS)
     if "gemini" in spec:
@@ -118,7 +118,7 @@ class AskingJudge:
 
     def check(self) -> None:
         replies: list[Reply] = []
-        self._writer.write([Request("check", "Answer with the letter A and nothing else.", 0)], replies.append)
+        self._write([Request("check", "Answer with the letter A and nothing else.", 0)], replies.append)
         if replies[0].text is None:
             raise UserError(
                 f"the judge {self.name} does not answer ({_listed(replies)}); check the connection and the address"
@@ -150,6 +150,9 @@ class AskingJudge:
             judgements.append(_judgement(item.id, *favours, unparsed=sum(order.count("") for order in found)))
         return judgements
 
+    def _write(self, requests: list[Request], keep: Callable[[Reply], None]) -> None:
+        self._writer.write(requests, persistent(requests, keep, ATTEMPTS))
+
     def _letters(self, requests: list[Request], of: int) -> dict[str, str]:
         """The letter that came for each request, "" for anything else; unanswered requests are left out.
 
@@ -170,7 +173,7 @@ class AskingJudge:
                 )
 
         if requests:
-            self._writer.write(requests, keep)
+            self._write(requests, keep)
         if lost:
             log.warning("the judge %s left %d of %d requests unanswered: %s", self.name, len(lost), of, _listed(lost))
         return letters
@@ -351,5 +354,5 @@ def _judgement(name: str, first: list[float | None], second: list[float | None],
 
 
 def _listed(replies: Sequence[Reply]) -> str:
-    reasons = Counter(reply.failures[-1] for reply in replies if reply.failures)
+    reasons = Counter(reply.problem for reply in replies if reply.problem)
     return ", ".join(f"{reason} × {count}" for reason, count in reasons.most_common())

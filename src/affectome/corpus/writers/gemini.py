@@ -9,95 +9,137 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from affectome.corpus.writers import Reply, Request
+from affectome.corpus.writers import Keep, Purse, Request
 from affectome.corpus.writers.asking import (
     LONGEST_RETRY_AFTER_S,
-    REQUEST_TIMEOUT_S,
+    TIMEOUT_S,
+    Answer,
     BusyError,
-    UnusableError,
     ask_all,
     key_from_environment,
     on_one_line,
+    texts_of,
 )
+from affectome.corpus.writers.pacing import Pace
 from affectome.errors import UserError
 
 if TYPE_CHECKING:
     from google.genai import Client
     from google.genai.errors import APIError
-    from google.genai.types import GenerateContentResponse
+    from google.genai.types import GenerateContentConfig, GenerateContentResponse
+
+WHERE = "the Gemini API"
 
 
 class Gemini:
-    """A writer; the arguments are those of `corpora.*.writer`, or of the entry `config_key`."""
+    """A writer that asks the model `gemini`; `config_key` is the entry named in errors.
+
+    `thinking_tokens` is the most a model may think before it writes, None for what it does of its own accord. Limits
+    (None for none) are per minute; `timeout` in seconds.
+    """
 
     def __init__(
-        self, gemini: str, concurrency: int, temperature: float, attempts: int, config_key: str = "corpora.*.writer"
+        self,
+        gemini: str,
+        temperature: float,
+        concurrency: int,
+        thinking_tokens: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        timeout: float = TIMEOUT_S,
+        config_key: str = "corpora.*.writer",
     ) -> None:
         self.name = f"gemini:{gemini}"
         self._model = gemini
-        self._concurrency = concurrency
         self._temperature = temperature
-        self._attempts = attempts
+        self._concurrency = concurrency
+        self._thinking_tokens = thinking_tokens
+        self._timeout = timeout
         self._config_key = config_key
+        limited = requests_per_minute or tokens_per_minute
+        self._pace = Pace(self.name, requests_per_minute, tokens_per_minute) if limited else None
 
-    def write(self, requests: Sequence[Request], keep: Callable[[Reply], None]) -> None:
-        """Hand `keep` one reply per request, after `attempts` failures one without text.
+    def write(self, requests: Sequence[Request], keep: Keep, purse: Purse | None = None) -> None:
+        """Hand `keep` one reply per request, and go on with those it returns.
 
         Raises UserError at the first sign that no request can succeed: no google-genai package, no key or one that is
-        refused, an unknown model, a used-up quota.
+        refused, an unknown model, a used-up quota or purse.
         """
-        key = _key_from_environment()
-        try:
-            from google.genai import Client
-            from google.genai.types import HttpOptions, HttpRetryOptions
-        except ImportError as error:
-            raise UserError("Gemini needs the package google-genai; pip install 'affectome[gemini]'") from error
-        # One attempt of ours is one request: the client repeats none on its own. Without vertexai=False the environment
-        # could send the key to another service.
-        options = HttpOptions(timeout=int(REQUEST_TIMEOUT_S * 1000), retry_options=HttpRetryOptions(attempts=1))
-        client = Client(api_key=key, vertexai=False, http_options=options)
-        asyncio.run(self._write(client, key, requests, keep))
+        client, key = open_client(self._timeout)
+        asyncio.run(self._write(client, key, requests, keep, purse))
 
     async def _write(
-        self, client: "Client", key: str, requests: Sequence[Request], keep: Callable[[Reply], None]
+        self, client: "Client", key: str, requests: Sequence[Request], keep: Keep, purse: Purse | None
     ) -> None:
-        async def ask(prompt: str, seed: int) -> str:
-            return await self._text(client, key, prompt, seed)
+        async def ask(request: Request) -> Answer:
+            return await self._answer(client, key, request)
 
         async with client.aio:
-            await ask_all(ask, requests, keep, self._concurrency, self._attempts)
+            await ask_all(ask, requests, keep, self._concurrency, WHERE, self._pace, purse)
 
-    async def _text(self, client: "Client", key: str, prompt: str, seed: int) -> str:
+    async def _answer(self, client: "Client", key: str, request: Request) -> Answer:
+        config = self.generation(request)
+        with self.complaints(key):
+            response = await client.aio.models.generate_content(
+                model=self._model, contents=request.prompt, config=config
+            )
+        return answer_in(response, request.texts)
+
+    @contextlib.contextmanager
+    def complaints(self, key: str) -> Iterator[None]:
+        """Raise what the client raises in the block as BusyError where waiting helps, else as UserError."""
         from google.genai.errors import APIError
-        from google.genai.types import GenerateContentConfig
 
-        config = GenerateContentConfig(temperature=self._temperature, seed=seed)
         try:
-            response = await client.aio.models.generate_content(model=self._model, contents=prompt, config=config)
+            yield
         except APIError as error:
             if error.code not in (408, 429) and error.code < 500:
-                raise UserError(self._refusal(error, key)) from None
+                raise UserError(self.refusal(error, key)) from None
             retry_after = _retry_after(error)
             if retry_after > LONGEST_RETRY_AFTER_S:
                 told = f"asks to wait {retry_after:.0f} s ({_said(error, key)})"
-                raise UserError(f"the Gemini API {told}; rerun then, nothing written is lost") from None
+                raise UserError(f"{WHERE} {told}; rerun then, nothing written is lost") from None
             raise BusyError(str(error.code), retry_after) from None
-        except _connection_errors() as error:
+        except connection_errors() as error:
             # Only the kind: the message of a malformed request may quote its headers, and with them the key.
-            raise BusyError(type(error).__name__) from None
-        return _whole_text(response)
+            raise BusyError(type(error).__name__, unreachable="Connect" in type(error).__name__) from None
 
-    def _refusal(self, error: "APIError", key: str) -> str:
+    def generation(self, request: Request) -> "GenerateContentConfig":
+        """How the reply to `request` is sampled, and in which form it comes."""
+        from google.genai.types import GenerateContentConfig, ThinkingConfig
+
+        several: dict[str, Any] = {}
+        if request.texts > 1:
+            several = {"response_mime_type": "application/json", "response_schema": list[str]}
+        if self._thinking_tokens is not None:
+            several["thinking_config"] = ThinkingConfig(thinking_budget=self._thinking_tokens)
+        return GenerateContentConfig(temperature=self._temperature, seed=request.seed, **several)
+
+    def refusal(self, error: "APIError", key: str) -> str:
         """What to do about a request that no repetition will make acceptable, in one line."""
         said = _said(error, key)
         if error.code in (401, 403) or "API_KEY_INVALID" in json.dumps(error.details, default=str):
-            return f"the Gemini API does not accept the key in GEMINI_API_KEY ({said}); set a valid one"
+            return f"{WHERE} does not accept the key in GEMINI_API_KEY ({said}); set a valid one"
         if error.code == 404:
-            return f"the Gemini API knows no model {self._model!r} ({said}); correct {self._config_key}.gemini"
-        return f"the Gemini API refuses the request to {self._model!r} ({said}); check {self._config_key}"
+            return f"{WHERE} knows no model {self._model!r} ({said}); correct {self._config_key}.gemini"
+        return f"{WHERE} refuses the request to {self._model!r} ({said}); check {self._config_key}"
+
+
+def open_client(timeout: float) -> tuple["Client", str]:
+    """A client of the service, and the key that it uses; raises UserError where there is no package or no key."""
+    key = _key_from_environment()
+    try:
+        from google.genai import Client
+        from google.genai.types import HttpOptions, HttpRetryOptions
+    except ImportError as error:
+        raise UserError("Gemini needs the package google-genai; pip install 'affectome[gemini]'") from error
+    # One attempt of ours is one request: the client repeats none on its own. Without vertexai=False the environment
+    # could send the key to another service.
+    options = HttpOptions(timeout=int(timeout * 1000), retry_options=HttpRetryOptions(attempts=1))
+    return Client(api_key=key, vertexai=False, http_options=options), key
 
 
 def _key_from_environment() -> str:
@@ -128,7 +170,7 @@ def _retry_after(error: "APIError") -> float:
     return max(found)
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
+def connection_errors() -> tuple[type[Exception], ...]:
     """What the client lets through when a connection fails or a reply is no JSON.
 
     It uses whichever of three HTTP packages is installed; each has errors of its own.
@@ -138,14 +180,28 @@ def _connection_errors() -> tuple[type[Exception], ...]:
     return (OSError, json.JSONDecodeError, UnicodeDecodeError, *theirs)
 
 
-def _whole_text(response: "GenerateContentResponse") -> str:
-    """The text of a reply that ended where the model wanted; raises UnusableError for any other."""
+def answer_in(response: "GenerateContentResponse", texts: int) -> Answer:
+    """What a reply holds: `texts` texts, if it ended where the model wanted, or why it is of no use."""
+    usage = response.usage_metadata
+    read = (usage.prompt_token_count or 0) if usage else 0
+    written = ((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0
+    found = _texts_in(response, texts)
+    return Answer(found.texts, found.problem, read, written)
+
+
+def _texts_in(response: "GenerateContentResponse", texts: int) -> Answer:
     if not response.candidates:
         blocked = response.prompt_feedback and response.prompt_feedback.block_reason
-        raise UnusableError(f"prompt blocked: {blocked.name}" if blocked else "no candidates")
+        return Answer(problem=f"prompt blocked: {blocked.name}" if blocked else "no candidates")
     finish = response.candidates[0].finish_reason
     if finish is None or finish.name != "STOP":
-        raise UnusableError(f"finish reason {finish.name if finish else 'missing'}")
-    if not (response.text or "").strip():
-        raise UnusableError("empty text")
-    return response.text
+        return Answer(problem=f"finish reason {finish.name if finish else 'missing'}")
+    text = response.text or ""
+    if not text.strip():
+        return Answer(problem="empty text")
+    if texts == 1:
+        return Answer((text,))
+    try:
+        return texts_of(json.loads(text), texts)
+    except ValueError:
+        return Answer(problem="truncated JSON")
