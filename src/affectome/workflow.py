@@ -32,6 +32,10 @@ ANALYSES = (
 )
 
 
+_GPU = "../envs/gpu.yaml"
+_CARD = ("corpus_card.html", "corpus_card.json")
+
+
 def one_of(names: Iterable[str]) -> str:
     """A wildcard constraint that matches exactly `names`; matches nothing where there are none."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
@@ -74,6 +78,16 @@ class Workflow:
     def written_corpora(self) -> str:
         return one_of(self._corpora_of(WrittenCorpus))
 
+    @property
+    def service_corpora(self) -> str:
+        """Corpora that a service writes, which a job only asks."""
+        return one_of(name for name in self._corpora_of(WrittenCorpus) if self.config.corpora[name].model is None)
+
+    @property
+    def model_corpora(self) -> str:
+        """Corpora that a model writes that runs in the job."""
+        return one_of(name for name in self._corpora_of(WrittenCorpus) if self.config.corpora[name].model is not None)
+
     def trials_of(self, *kinds: str) -> str:
         """A wildcard constraint that matches the trials of `kinds`."""
         return one_of(name for name, trial in self.config.trials.items() if trial.kind in kinds)
@@ -89,12 +103,18 @@ class Workflow:
 
         Naming more than the last ones makes a deleted vector or table come back with the next call.
         """
-        return [*self.report(), *self.vectors(), *self.analyses(), *self.steering()]
+        return [*self.report(), *self.cards(), *self.vectors(), *self.analyses(), *self.steering()]
 
     def corpora(self) -> list[str]:
         """The corpora of the selected runs, as they are read."""
+        return self._of_corpora("stories.parquet", "neutral.parquet", "screening.json", *_CARD)
+
+    def cards(self) -> list[str]:
+        """What the corpora of the selected runs are like, in numbers and to be read."""
+        return self._of_corpora(*_CARD)
+
+    def _of_corpora(self, *files: str) -> list[str]:
         names = dict.fromkeys(self.config.run_definitions[run].corpus for run in self.config.runs)
-        files = ("stories.parquet", "neutral.parquet", "screening.json")
         return [f"results/corpora/{name}/{file}" for name in names for file in files]
 
     def activations(self) -> list[str]:
@@ -160,10 +180,13 @@ class Workflow:
         run = self.config.run_definitions[wildcards.run]
         corpus = self.config.corpora[run.corpus]
         words = [words for words in (corpus.emotions, getattr(corpus, "topics", None)) if isinstance(words, str)]
-        tables = [getattr(getattr(corpus, kind, None), "file", None) for kind in ("stories", "neutral")]
+        sources = [getattr(corpus, kind, None) for kind in ("stories", "neutral")]
+        tables = [file for source in sources if source is not None for file in source.files]
+        prompts = corpus.prompts.model_dump().values() if isinstance(corpus, WrittenCorpus) else ()
+        words += [*filter(None, [getattr(corpus, "contrasts", None)]), *prompts]
         sets = [self.config.trials[trial].set_ for trial in run.trials]
         inside = [file for name in sets for file in read_set(name).files]
-        named = [*words, *filter(None, tables), *self.norm_files(wildcards), *sets, *inside]
+        named = [*words, *tables, *self.norm_files(wildcards), *sets, *inside]
         return list(dict.fromkeys(map(str, named)))
 
     def _of_runs(self, names: Callable[[str], list[str]]) -> list[str]:
@@ -189,9 +212,68 @@ class Workflow:
         return [str(Path(source.path, "config.json"))] if hasattr(source, "path") else []
 
     def corpus_files(self, wildcards: Any) -> list[str]:
-        """The files a file corpus is read from."""
+        """The files an existing corpus is read from."""
         corpus = self.config.corpora[wildcards.corpus]
-        return [table.file for table in (corpus.stories, corpus.neutral) if table is not None]
+        return [file for source in (corpus.stories, corpus.neutral) if source is not None for file in source.files]
+
+    def plan_files(self, wildcards: Any) -> list[str]:
+        """What the plan of a corpus is made from besides its settings."""
+        corpus = self.config.corpora[wildcards.corpus]
+        return list(filter(None, [corpus.prompts.dialogue_topics, corpus.contrasts]))
+
+    def story_prompts(self, wildcards: Any) -> list[str]:
+        """The templates that texts with emotions are asked for with."""
+        return list(self._story_prompts(wildcards).values())
+
+    def dialogue_prompt(self, wildcards: Any) -> str:
+        """The template that neutral dialogues are asked for with."""
+        return self.config.corpora[wildcards.corpus].prompts.dialogue
+
+    def _story_prompts(self, wildcards: Any) -> dict[str, str]:
+        corpus = self.config.corpora[wildcards.corpus]
+        if corpus.contrasts is not None:
+            return {"contrast": corpus.prompts.contrast}
+        if corpus.kind == "speakers":
+            return {"speakers": corpus.prompts.speakers}
+        several = getattr(corpus.writer, "stories_per_request", 1) > 1
+        return {"story": corpus.prompts.story, **({"several": corpus.prompts.several} if several else {})}
+
+    def writer_files(self, wildcards: Any) -> list[str]:
+        """The model that a writing job runs."""
+        model = self.config.corpora[wildcards.corpus].model
+        return [] if model is None else [f"resources/models/{model}/manifest.json"]
+
+    def writer_environment(self, wildcards: Any) -> str:
+        """The conda environment of a job that runs the model that writes."""
+        return "../envs/vllm.yaml" if hasattr(self.config.corpora[wildcards.corpus].writer, "openai") else _GPU
+
+    def raw_stories(self, wildcards: Any) -> list[str]:
+        """The texts with emotions of a corpus before screening; those it is added to have been screened before."""
+        return self._raw(wildcards.corpus, "stories")
+
+    def raw_neutral(self, wildcards: Any) -> list[str]:
+        """The neutral texts of a corpus before screening."""
+        return self._raw(wildcards.corpus, "neutral")
+
+    def writing_reports(self, wildcards: Any) -> list[str]:
+        """What became of the texts that a corpus was to have."""
+        corpus = self.config.corpora[wildcards.corpus]
+        if isinstance(corpus, FileCorpus):
+            return []
+        written = [*self._written(wildcards.corpus, "stories"), *self._written(wildcards.corpus, "neutral")]
+        return [file.removesuffix("parquet") + "json" for file in written]
+
+    def _raw(self, name: str, kind: str) -> list[str]:
+        corpus = self.config.corpora[name]
+        if isinstance(corpus, FileCorpus):
+            return [f"results/corpora/{name}/raw_{kind}.parquet"]
+        base = [f"results/corpora/{corpus.base}/{kind}.parquet"] if corpus.base else []
+        return [*base, *self._written(name, kind)]
+
+    def _written(self, name: str, kind: str) -> list[str]:
+        jobs = self.config.corpora[name].jobs
+        shards = [f"stories_{shard}" for shard in range(jobs)] if kind == "stories" else ["neutral"]
+        return [f"results/corpora/{name}/written/{shard}.parquet" for shard in shards]
 
     def shard_files(self, wildcards: Any) -> list[str]:
         """Activation shards behind one layer file, in order."""
@@ -314,35 +396,55 @@ class Workflow:
         """Settings of `import_corpus`."""
         return self.config.corpora[wildcards.corpus].model_dump(mode="json", include={"stories", "neutral"})
 
-    def stories_spec(self, wildcards: Any) -> dict[str, Any]:
-        """Settings of `write_stories`."""
+    def plan_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `plan_corpus`."""
         corpus = self.config.corpora[wildcards.corpus]
         return {
+            **corpus.model_dump(include={"kind", "stories_per_topic", "contrasts", "jobs", "seed"}),
             "emotions": read_words(corpus.emotions),
             "topics": read_words(corpus.topics)[: corpus.topic_count],
-            "stories_per_topic": corpus.stories_per_topic,
-            "seed": corpus.seed,
-            "writer": corpus.writer.model_dump(exclude={"concurrency"}),
+            "count": corpus.neutral_dialogues,
+            "topics_file": corpus.prompts.dialogue_topics,
         }
+
+    def stories_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `write_stories`."""
+        return {"prompts": self._story_prompts(wildcards), **self._writing(wildcards)}
 
     def dialogues_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `write_dialogues`."""
+        return {"prompts": {"dialogue": self.dialogue_prompt(wildcards)}, **self._writing(wildcards, several=False)}
+
+    def _writing(self, wildcards: Any, several: bool = True) -> dict[str, Any]:
         corpus = self.config.corpora[wildcards.corpus]
-        writer = corpus.writer.model_dump(exclude={"concurrency"})
-        return {"count": corpus.neutral_dialogues, "seed": corpus.seed, "writer": writer}
+        return {
+            "writer": self.config.writer_spec(wildcards.corpus),
+            "attempts": corpus.writer.attempts,
+            "stories_per_request": getattr(corpus.writer, "stories_per_request", 1) if several else 1,
+            "rules": corpus.screening.model_dump(),
+        }
 
     def requests(self, rule: str) -> dict[str, Callable[..., int]]:
         """What jobs of `rule` ask a scheduler for."""
         return requests(self.config, rule)
 
-    def concurrency(self, wildcards: Any) -> int:
-        """Requests a writing job keeps under way; changes how fast a corpus is written and not what it holds."""
-        return self.config.corpora[wildcards.corpus].writer.concurrency
-
     def screening_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `screen_corpus`."""
         corpus = self.config.corpora[wildcards.corpus]
         return {"emotions": read_words(corpus.emotions), "rules": corpus.screening.model_dump()}
+
+    def card_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `corpus_card`."""
+        corpus = self.config.corpora[wildcards.corpus]
+        description = corpus.model_dump(mode="json", exclude={"emotions", "topics", "shards", "jobs", "screening"})
+        if isinstance(corpus, WrittenCorpus):
+            description["writer"] = self.config.writer_spec(wildcards.corpus)
+        return {
+            "title": wildcards.corpus,
+            "emotions": read_words(corpus.emotions),
+            "seed": getattr(corpus, "seed", 0),
+            "description": description,
+        }
 
     def activation_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `collect_activations`."""

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from affectome.config import Config
+from affectome.prices import prices
 from affectome.scheduling import plan as planning
 from affectome.scheduling.dry_run import Job
-from affectome.scheduling.needs import Need, Needs, prices
+from affectome.scheduling.needs import Need, Needs
 from affectome.scheduling.plan import Row, measured, read_benchmark, rows, table
 from affectome.scheduling.requests import requests
 from affectome.scheduling.speed import weight_bytes

@@ -36,14 +36,22 @@ WHICH |= {f"{kind}Trial.kind" for kind in ("Expression", "Preference", "Behaviou
 LOADED = {"collect_activations", "steering_trial"}
 ANALYSED = {"geometry", "norm_correlations", "similarity", "clusters", "layer_profile", "export_vectors", "summary"}
 TRIAL = {"steering_directions", "steering_trial"}
+CARD = {"corpus_card"}
 WRITE = {"write_stories", "write_dialogues"}
+GENERATE = {"generate_stories", "generate_dialogues"}
+IMPORT = {"import_corpus"} | CARD
+PLAN = {"plan_corpus"} | CARD
 PREDICTED = {"steering_directions", "trial_verdicts"}
 RESAMPLED = {"norm_correlations", "safe_ranges", "trial_verdicts"}
 
-DEMO, PREFERENCE, BLACKMAIL, TOLD = "demo", "demo-steering", "gemma4-31b", "gemma4-e2b"
+DEMO, PREFERENCE, BLACKMAIL, TOLD, SELF = "demo", "demo-steering", "gemma4-31b", "gemma4-e2b", "self-smollm2"
 RUN, MODEL, STARTER = "run_definitions/demo", "models/smollm2-135m", "corpora/starter"
 GEMMA, WRITER, READING, NORM = "models/gemma4-e2b/source", "corpora/gemini-40x50", "readings/from-50", "norms/glasgow"
 EXPRESSION, COST, PREFER, BLACK = "trials/expression", "trials/cost", "trials/preference", "trials/blackmail"
+OWN = "corpora/self-smollm2"
+DATASET = {"dataset": "folder"}
+SERVICE = {"openai": "a-model", "base_url": "http://localhost:8000/v1"}
+SERVED = {"openai": "smollm2-135m", "serve_with": "vllm", "temperature": 0.8, "attempts": 12}
 OPENAI = {"openai": "judge", "base_url": "http://localhost:8000/v1"}
 EIGHT = ["afraid", "angry", "calm", "happy", "hostile", "loving", "proud", "sad"]
 
@@ -69,41 +77,105 @@ KEYS: dict[str, tuple[str, str, Any, set[str]]] = {
     "Model.gpus": (DEMO, f"{MODEL}/gpus", 1, {"steering_trial"}),
     "Model.jobs_per_gpu": (TOLD, "models/gemma4-e2b/jobs_per_gpu", 2, set()),
     "Model.trust_remote_code": (DEMO, f"{MODEL}/trust_remote_code", True, {"fetch_model"} | LOADED),
-    "TextFile.file": (DEMO, f"{STARTER}/stories/file", "resources/corpora/literary/stories.jsonl", {"import_corpus"}),
-    "TextFile.columns": (DEMO, f"{STARTER}/stories/columns", {"topic": "emotion"}, {"import_corpus"}),
-    "TextFile.table": (DEMO, f"{STARTER}/stories", {"file": "stories.sqlite", "table": "stories"}, {"import_corpus"}),
-    "FileCorpus.neutral": (DEMO, f"{STARTER}/neutral/columns", {"topic": "text"}, {"import_corpus"}),
+    "TextFile.file": (DEMO, f"{STARTER}/stories/file", "resources/corpora/literary/stories.jsonl", IMPORT),
+    "TextFile.columns": (DEMO, f"{STARTER}/stories/columns", {"topic": "emotion"}, IMPORT),
+    "TextFile.table": (DEMO, f"{STARTER}/stories", {"file": "stories.sqlite", "table": "stories"}, IMPORT),
+    "Dataset.dataset": (DEMO, f"{STARTER}/stories", DATASET, IMPORT),
+    "Dataset.revision": (DEMO, f"{STARTER}/stories", {"dataset": "owner/name", "revision": "main"}, IMPORT),
+    "Dataset.name": (DEMO, f"{STARTER}/stories", {**DATASET, "name": "simplified"}, IMPORT),
+    "Dataset.split": (DEMO, f"{STARTER}/stories", {**DATASET, "split": "test"}, IMPORT),
+    "Dataset.columns": (DEMO, f"{STARTER}/stories", {**DATASET, "columns": {"text": "story"}}, IMPORT),
+    "Dataset.grouping": (DEMO, f"{STARTER}/stories", {**DATASET, "grouping": "ekman"}, IMPORT),
+    "Dataset.limit": (DEMO, f"{STARTER}/stories", {**DATASET, "limit": 10}, IMPORT),
+    "FileCorpus.neutral": (DEMO, f"{STARTER}/neutral/columns", {"topic": "text"}, IMPORT),
     "FileCorpus.emotions": (
         DEMO,
         f"{STARTER}/emotions",
         "resources/emotions/40.txt",
-        {"screen_corpus", "emotion_vectors"},
+        {"screen_corpus", "emotion_vectors"} | CARD,
     ),
     "FileCorpus.shards": (DEMO, f"{STARTER}/shards", 2, {"collect_activations", "layer_activations"}),
     "FileCorpus.screening": (DEMO, f"{STARTER}/screening/leaks", False, {"screen_corpus"}),
-    "Screening.leaks": (DEMO, f"{STARTER}/screening/leaks", False, {"screen_corpus"}),
-    "Screening.duplicates": (DEMO, f"{STARTER}/screening/duplicates", False, {"screen_corpus"}),
-    "Screening.min_words": (DEMO, f"{STARTER}/screening/min_words", 30, {"screen_corpus"}),
-    "Screening.max_words": (DEMO, f"{STARTER}/screening/max_words", 500, {"screen_corpus"}),
-    "WrittenCorpus.writer": (TOLD, f"{WRITER}/writer/gemini", "gemini-other", WRITE),
-    "GeminiWriter.gemini": (TOLD, f"{WRITER}/writer/gemini", "gemini-other", WRITE),
-    "GeminiWriter.temperature": (TOLD, f"{WRITER}/writer/temperature", 0.5, WRITE),
+    **{
+        f"Screening.{key}": (DEMO, f"{STARTER}/screening/{key}", value, {"screen_corpus"})
+        for key, value in {
+            **dict.fromkeys(("leaks", "duplicates", "refusals", "preambles", "layout", "truncated", "loops"), False),
+            "near_duplicates": None,
+            "language": None,
+            "min_words": 30,
+            "max_words": 500,
+        }.items()
+    },
+    "WrittenCorpus.writer": (TOLD, f"{WRITER}/writer/gemini", "gemini-other", WRITE | CARD),
+    "GeminiWriter.gemini": (TOLD, f"{WRITER}/writer/gemini", "gemini-other", WRITE | CARD),
+    "GeminiWriter.temperature": (TOLD, f"{WRITER}/writer/temperature", 0.5, WRITE | CARD),
+    "GeminiWriter.thinking_tokens": (TOLD, f"{WRITER}/writer/thinking_tokens", 100, WRITE | CARD),
     "GeminiWriter.attempts": (TOLD, f"{WRITER}/writer/attempts", 3, WRITE),
-    # A resource of its rules: how fast, not what.
-    "GeminiWriter.concurrency": (TOLD, f"{WRITER}/writer/concurrency", 2, set()),
+    "GeminiWriter.stories_per_request": (TOLD, f"{WRITER}/writer/stories_per_request", 3, {"write_stories"}),
+    # How a service is asked, not what it writes.
+    **{
+        f"GeminiWriter.{key}": (TOLD, f"{WRITER}/writer/{key}", value, set())
+        for key, value in {
+            "concurrency": 2,
+            "requests_per_minute": 100,
+            "tokens_per_minute": 1000,
+            "budget_usd": 1.0,
+            "timeout": 10.0,
+            "batch": True,
+        }.items()
+    },
+    "OpenAIWriter.openai": (TOLD, f"{WRITER}/writer", SERVICE, WRITE | CARD),
+    "OpenAIWriter.temperature": (TOLD, f"{WRITER}/writer", {**SERVICE, "temperature": 0.5}, WRITE | CARD),
+    "OpenAIWriter.attempts": (TOLD, f"{WRITER}/writer", {**SERVICE, "attempts": 3}, WRITE | CARD),
+    "OpenAIWriter.stories_per_request": (
+        TOLD,
+        f"{WRITER}/writer",
+        {**SERVICE, "stories_per_request": 3},
+        WRITE | CARD,
+    ),
+    **{
+        f"OpenAIWriter.{key}": (TOLD, f"{WRITER}/writer", {**SERVICE, key: value}, WRITE | CARD)
+        for key, value in {
+            "base_url": "http://localhost:8001/v1",
+            "concurrency": 2,
+            "requests_per_minute": 100,
+            "tokens_per_minute": 1000,
+            "budget_usd": 1.0,
+            "timeout": 10.0,
+        }.items()
+    },
+    "OpenAIWriter.serve_with": (SELF, f"{OWN}/writer", SERVED, GENERATE | CARD),
+    "LocalWriter.local": (SELF, f"{OWN}/writer/local", "gemma4-e2b", GENERATE | CARD),
+    "LocalWriter.temperature": (SELF, f"{OWN}/writer/temperature", 0.5, GENERATE | CARD),
+    "LocalWriter.attempts": (SELF, f"{OWN}/writer/attempts", 3, GENERATE),
+    "LocalWriter.rows": (SELF, f"{OWN}/writer/rows", 3, set()),
+    "WrittenCorpus.kind": (TOLD, f"{WRITER}/kind", "speakers", {"plan_corpus", "write_stories"} | CARD),
     "WrittenCorpus.emotions": (
         TOLD,
         f"{WRITER}/emotions",
         "resources/emotions/171.txt",
-        {"write_stories", "screen_corpus", "emotion_vectors"},
+        {"plan_corpus", "screen_corpus", "emotion_vectors"} | CARD,
     ),
-    "WrittenCorpus.topics": (TOLD, f"{WRITER}/topics", [f"Topic {n}" for n in range(50)], {"write_stories"}),
-    "WrittenCorpus.topic_count": (TOLD, f"{WRITER}/topic_count", 40, {"write_stories"}),
-    "WrittenCorpus.stories_per_topic": (TOLD, f"{WRITER}/stories_per_topic", 2, {"write_stories"}),
-    "WrittenCorpus.neutral_dialogues": (TOLD, f"{WRITER}/neutral_dialogues", 50, {"write_dialogues"}),
-    "WrittenCorpus.seed": (TOLD, f"{WRITER}/seed", 1, WRITE),
+    "WrittenCorpus.topics": (TOLD, f"{WRITER}/topics", [f"Topic {n}" for n in range(50)], {"plan_corpus"}),
+    "WrittenCorpus.topic_count": (TOLD, f"{WRITER}/topic_count", 40, PLAN),
+    "WrittenCorpus.stories_per_topic": (TOLD, f"{WRITER}/stories_per_topic", 2, PLAN),
+    "WrittenCorpus.neutral_dialogues": (TOLD, f"{WRITER}/neutral_dialogues", 50, PLAN),
+    "WrittenCorpus.base": (TOLD, f"{WRITER}/base", "starter", {"screen_corpus"} | CARD),
+    "WrittenCorpus.contrasts": (TOLD, f"{WRITER}/contrasts", "pairs.csv", {"write_stories"} | PLAN),
+    # How many jobs share the writing; the files that they make are those that are screened.
+    "WrittenCorpus.jobs": (TOLD, f"{WRITER}/jobs", 2, {"plan_corpus", "screen_corpus"}),
+    "WrittenCorpus.prompts": (TOLD, f"{WRITER}/prompts/story", "story.j2", {"write_stories"} | CARD),
+    "Prompts.story": (TOLD, f"{WRITER}/prompts/story", "story.j2", {"write_stories"} | CARD),
+    "Prompts.dialogue": (TOLD, f"{WRITER}/prompts/dialogue", "dialogue.j2", {"write_dialogues"} | CARD),
+    "Prompts.dialogue_topics": (TOLD, f"{WRITER}/prompts/dialogue_topics", "topics.txt", PLAN),
+    # Templates of other kinds of text than the corpus is of: the card lists them all.
+    **{
+        f"Prompts.{kind}": (TOLD, f"{WRITER}/prompts/{kind}", "other.j2", CARD)
+        for kind in ("several", "contrast", "speakers")
+    },
+    "WrittenCorpus.seed": (TOLD, f"{WRITER}/seed", 1, PLAN),
     "WrittenCorpus.shards": (TOLD, f"{WRITER}/shards", 2, {"collect_activations", "layer_activations"}),
-    "WrittenCorpus.screening": (TOLD, f"{WRITER}/screening", {"min_words": 30}, {"screen_corpus"}),
+    "WrittenCorpus.screening": (TOLD, f"{WRITER}/screening", {"min_words": 30}, {"screen_corpus"} | WRITE),
     "Reading.framing": (DEMO, f"{READING}/framing", "user", {"collect_activations"}),
     "Reading.prompt": (
         DEMO,
@@ -233,10 +305,13 @@ def rules() -> dict[str, dict[str, str]]:
     """The sections of every rule of rules/, by rule and name of the section."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
     found = re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, flags=re.DOTALL | re.MULTILINE)
-    return {
-        name: dict(re.findall(r"^    (\w+):(.*?)(?=^    \w+:|\Z)", body, flags=re.DOTALL | re.MULTILINE))
-        for name, body in found
-    }
+    own = {name: _sections(body) for name, body in found}
+    again = re.findall(r"^use rule (\w+) as (\w+) with:\n(.*?)(?=^\S|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    return own | {name: {**own[of], **_sections(body)} for of, name, body in again}
+
+
+def _sections(body: str) -> dict[str, str]:
+    return dict(re.findall(r"^    (\w+):(.*?)(?=^    \w+:|\Z)", body, flags=re.DOTALL | re.MULTILINE))
 
 
 def jobs_of_runs(sections: dict[str, str]) -> bool:
@@ -269,6 +344,7 @@ def what_rules_read(data: dict[str, Any], run: str) -> dict[str, list[Any]]:
                 reading=entry.reading,
                 trial=trial,
                 layer=20,
+                shard=0,
                 figure="spectrum",
             )
             if not jobs_of_runs(sections):

@@ -11,17 +11,21 @@ from tests.project import copy_project, planned, snakemake
 
 pytestmark = pytest.mark.workflow
 
+WRITTEN = {"plan_corpus", "write_stories", "write_dialogues"}
+
 # run: (layers, shards, rules that bring its corpus)
 RUNS = {
     "demo": (30, 1, {"import_corpus"}),
     "demo-literary": (30, 1, {"import_corpus"}),
     "demo-steering": (30, 1, {"import_corpus"}),
-    "gemma4-e2b": (35, 1, {"write_stories", "write_dialogues"}),
-    "gemma4-e4b-medium": (42, 4, {"write_stories", "write_dialogues"}),
-    "gemma4-e4b-full": (42, 32, {"write_stories", "write_dialogues"}),
-    "gemma4-31b": (11, 64, {"write_stories", "write_dialogues"}),
-    "apertus-8b": (32, 1, {"write_stories", "write_dialogues"}),
-    "qwen3-8b": (36, 1, {"write_stories", "write_dialogues"}),
+    "self-smollm2": (30, 1, {"plan_corpus", "generate_stories", "generate_dialogues"}),
+    "gemini-full": (30, 32, WRITTEN),
+    "gemma4-e2b": (35, 1, WRITTEN),
+    "gemma4-e4b-medium": (42, 4, WRITTEN),
+    "gemma4-e4b-full": (42, 32, WRITTEN),
+    "gemma4-31b": (11, 64, WRITTEN),
+    "apertus-8b": (32, 1, WRITTEN),
+    "qwen3-8b": (36, 1, WRITTEN),
 }
 
 
@@ -36,7 +40,7 @@ def test_a_named_run_plans(project: Path, run: str) -> None:
     plan = planned(project, "--config", f"runs=[{run}]")
     assert plan["collect_activations"] == shards
     assert plan["layer_activations"] == plan["emotion_vectors"] == layers
-    assert {rule for rule in plan if rule.startswith(("import", "write"))} == corpus
+    assert {rule for rule in plan if rule.startswith(("import", "plan", "write", "generate"))} == corpus
     trials = {"demo": 2, "demo-steering": 2, "gemma4-e2b": 2, "gemma4-31b": 2}.get(run, 0)
     assert plan.get("steering_trial", 0) == plan.get("steering_directions", 0) == trials
     assert plan.get("generations", 0) == trials

@@ -24,7 +24,8 @@ TRIALS = {"steering_trial", "generations"} | SAFETY
 VECTORS = {"emotion_vectors", "export_vectors"} | ANALYSES
 STEERED = {"steering_directions"} | TRIALS
 ACTIVATIONS = {"collect_activations", "layer_activations"} | VECTORS | STEERED
-SCREENED = {"screen_corpus"} | ACTIVATIONS
+CARD = {"corpus_card"}
+SCREENED = {"screen_corpus"} | CARD | ACTIVATIONS
 CORPUS = {"import_corpus"} | SCREENED
 MODEL = {"fetch_model"} | ACTIVATIONS
 
@@ -95,7 +96,7 @@ FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
     "steering code": ("src/affectome/steering/passes.py", replace("WRITING = 4", "WRITING = 2"), TRIALS),
     "verdict code": ("src/affectome/steering/verdict.py", replace("MIN_NULL = 5", "MIN_NULL = 6"), VERDICTS),
     "how models are loaded": ("src/affectome/models/load.py", plant, MODEL),
-    "screening code": ("src/affectome/corpus/screening.py", plant, SCREENED),
+    "screening code": ("src/affectome/corpus/screening/form.py", plant, SCREENED),
     # Also who judges trials.
     "a writer's code": ("src/affectome/corpus/writers/gemini.py", plant, TRIALS),
     "the page's code": ("src/affectome/report/page.py", plant, PAGES),
@@ -123,7 +124,10 @@ FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
         {"trial_figures"} | PAGES,
     ),
     "the page of interactive figures": ("resources/report/interactive.html.j2", replace("<p>", "<p> "), EXPLORED),
-    "the look of pages": ("resources/report/page.css", replace("46rem", "47rem"), EXPLORED),
+    "the look of pages": ("resources/report/page.css", replace("46rem", "47rem"), EXPLORED | CARD),
+    "the forms of emotion words": ("resources/screening/leaks.tsv", replace("\n", "\n\n"), SCREENED),
+    "the page about the corpus": ("resources/report/corpus_card.html.j2", replace("</body>", "<p></p></body>"), CARD),
+    "how a corpus is described": ("src/affectome/corpus/surface.py", plant, CARD),
     "a run's part of the front page": ("resources/report/overview.rst.j2", replace("blocks", "Blocks"), PAGES),
     # Read when the report is made, from what is there.
     "the report's front page": ("resources/report/workflow.rst", replace("affectome", "Affectome"), set()),
@@ -205,8 +209,13 @@ WRITTEN_FILES: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
     "nothing": ("README.md", replace("a", "b"), set()),
     "the prompt of stories": ("resources/prompts/story.j2", replace(" ", "  "), STORIES),
     "the prompt of dialogues": ("resources/prompts/neutral_dialogue.j2", replace(" ", "  "), DIALOGUES),
-    "what dialogues are about": ("resources/prompts/neutral_topics.txt", replace("\n", "\nBicycles\n"), DIALOGUES),
+    "what dialogues are about": (
+        "resources/prompts/neutral_topics.txt",
+        replace("\n", "\nBicycles\n"),
+        {"plan_corpus"} | STORIES | DIALOGUES,
+    ),
     # What was paid for is not written again because the code is better now.
+    "the code that plans": ("src/affectome/corpus/planning.py", plant, set()),
     "the code that writes": ("src/affectome/corpus/writing.py", plant, set()),
     "the code that asks": ("src/affectome/corpus/writers/gemini.py", plant, set()),
 }

@@ -132,7 +132,7 @@ def test_a_job_that_fails_over_its_key_does_not_say_it(
     for name, value in (environment | wrong).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    target = f"results/corpora/{WRITTEN}/raw_stories.parquet"
+    target = f"results/corpora/{WRITTEN}/written/stories_0.parquet"
     done = snakemake(project, target, "--forcerun", "write_stories", "--configfile", "overlay.yaml")
     said = done.stdout + done.stderr
     assert done.returncode != 0

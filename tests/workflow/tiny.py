@@ -41,7 +41,8 @@ def tiny_config(project: Path, shards: int = 1) -> dict[str, Any]:
                 "topics": ["A letter arrives", "The last train", "A walk by the river"],
                 "topic_count": 2,
                 "neutral_dialogues": 2,
-                "screening": {"min_words": 5},
+                # What the fake writes is alike and short.
+                "screening": {"min_words": 5, "near_duplicates": None, "preambles": False, "layout": False},
             },
         },
         "run_definitions": {

@@ -6,20 +6,32 @@ about a factor of two; `affectome.scheduling.plan` prefers what jobs took before
 adds what a scheduler should be asked for on top.
 """
 
-import csv
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from affectome.config import ROOT, Config, Corpus, FileCorpus, Model, Run, read_words
+from affectome.config import Config, Corpus, FileCorpus, LocalWriter, Model, Run, read_words
+from affectome.corpus.contrasts import read_contrasts
+from affectome.prices import BATCH_SHARE, prices
 from affectome.scheduling import speed
 
 # Tokens of a text that a language model writes, of the prompt for it, and seconds a request takes.
 STORY = 200
 PROMPT = 350
 REQUEST_S = 8.0
+
+# Of a request for several texts, tokens that each adds to the prompt; seconds that a batch usually takes.
+PLANNED = 20
+BATCH_S = 7200.0
+
+# Rows of a data set of unknown size.
+_HUB_ROWS = 50_000
+
+# Small models are asked for much of what they write twice; rows that an engine writes at once; seconds until it is up.
+_AGAIN = 2.0
+_ROWS = 256
+_ENGINE_S = 60.0
 
 # Tokens that a judge reads besides a reply, and writes.
 RUBRIC = 200
@@ -46,7 +58,8 @@ _EMOTIONS, _LAYERS = 171, 30
 class Need:
     """What a job takes: `seconds`, `memory` (MB resident), `disk` (bytes it leaves), and tokens it pays for.
 
-    `read` and `written` are tokens of a service's `service` model; `gpus` are held for all the seconds.
+    `read` and `written` are tokens of a service's `service` model, which costs `price_share` of the listed price;
+    `gpus` are held for all the seconds.
     """
 
     seconds: float
@@ -56,6 +69,7 @@ class Need:
     read: float = 0.0
     written: float = 0.0
     service: str | None = None
+    price_share: float = 1.0
 
     @property
     def dollars(self) -> float | None:
@@ -63,14 +77,7 @@ class Need:
         if self.service is None:
             return 0.0
         price = prices().get(self.service)
-        return None if price is None else (price[0] * self.read + price[1] * self.written) / 1e6
-
-
-@cache
-def prices() -> dict[str, tuple[float, float]]:
-    """US dollars per million tokens read and written, by the service's model (`resources/api_prices.csv`)."""
-    with open(ROOT / "resources" / "api_prices.csv", encoding="utf-8", newline="") as file:
-        return {row["model"]: (float(row["input"]), float(row["output"])) for row in csv.DictReader(file)}
+        return None if price is None else self.price_share * (price[0] * self.read + price[1] * self.written) / 1e6
 
 
 class Needs:
@@ -89,17 +96,27 @@ class Needs:
         """Texts of the corpus `name`, neutral ones included, and their tokens."""
         corpus = self._config.corpora[name]
         if isinstance(corpus, FileCorpus):
-            files = [Path(table.file) for table in (corpus.stories, corpus.neutral) if table is not None]
-            tokens = sum(file.stat().st_size for file in files if file.exists()) / speed.CHARACTERS
+            sizes = [self._size(source) for source in (corpus.stories, corpus.neutral) if source is not None]
+            tokens = sum(sizes)
             return tokens / STORY, tokens
-        texts = self.stories(corpus) + corpus.neutral_dialogues
-        return texts, texts * STORY
+        texts = float(self.stories(corpus) + corpus.neutral_dialogues)
+        base = self.texts(corpus.base) if corpus.base else (0.0, 0.0)
+        return texts + base[0], texts * STORY + base[1]
+
+    @staticmethod
+    def _size(source: Any) -> float:
+        """Tokens of an existing table of texts; a data set of the hub is not known before it is fetched."""
+        files = [Path(file) for file in source.files]
+        if files:
+            return sum(file.stat().st_size for file in files if file.exists()) / speed.CHARACTERS
+        return (source.limit or _HUB_ROWS) * STORY
 
     @staticmethod
     def stories(corpus: Any) -> int:
         """Stories that a written corpus asks for."""
-        topics = len(read_words(corpus.topics)[: corpus.topic_count])
-        return len(read_words(corpus.emotions)) * topics * corpus.stories_per_topic
+        emotions = read_words(corpus.emotions)
+        told = read_contrasts(corpus.contrasts, emotions) if corpus.contrasts else emotions
+        return len(told) * len(read_words(corpus.topics)[: corpus.topic_count]) * corpus.stories_per_topic
 
     def _run(self, wildcards: Any) -> tuple[Run, Model, Corpus]:
         run = self._config.run_definitions[wildcards.run]
@@ -125,23 +142,60 @@ class Needs:
         texts, tokens = self.texts(wildcards.corpus)
         return Need(0.5 + texts * 2e-4, _PLAIN_MB + 4 * tokens * _TEXT / 1e6, tokens * _TEXT)
 
+    def _import(self, wildcards: Any) -> Need:
+        need = self._corpus(wildcards)
+        corpus = self._config.corpora[wildcards.corpus]
+        # The library that reads data sets keeps much of them in memory, and fetches those of the hub.
+        sets = [source for source in vars(corpus).values() if hasattr(source, "dataset")]
+        return replace(need, memory=need.memory + 800, seconds=need.seconds + 60) if sets else need
+
     def _stories(self, wildcards: Any) -> Need:
         corpus = self._config.corpora[wildcards.corpus]
-        return self._written(corpus.writer, self.stories(corpus))
+        per_request = getattr(corpus.writer, "stories_per_request", 1)
+        return self._written(corpus, self.stories(corpus) / corpus.jobs, per_request)
 
     def _dialogues(self, wildcards: Any) -> Need:
         corpus = self._config.corpora[wildcards.corpus]
-        return self._written(corpus.writer, corpus.neutral_dialogues)
+        return self._written(corpus, corpus.neutral_dialogues, 1)
 
-    @staticmethod
-    def _written(writer: Any, texts: int) -> Need:
+    def _written(self, corpus: Any, texts: float, per_request: int) -> Need:
+        writer = corpus.writer
+        several = PLANNED if per_request > 1 else 0
+        read, written = texts * (PROMPT / per_request + several), texts * STORY
+        if corpus.model is not None:
+            return self._generated(corpus, texts, _AGAIN * read, _AGAIN * written)
+        batch = getattr(writer, "batch", False)
+        seconds = texts / per_request * REQUEST_S / writer.concurrency
+        if writer.requests_per_minute:
+            seconds = max(seconds, 60 * texts / per_request / writer.requests_per_minute)
         return Need(
-            seconds=_START_S + texts * REQUEST_S / writer.concurrency,
-            disk=texts * STORY * _TEXT,
-            read=texts * PROMPT,
-            written=texts * STORY,
-            service=writer.gemini,
+            seconds=_START_S + (BATCH_S if batch else seconds),
+            disk=2 * texts * STORY * _TEXT,
+            read=read,
+            written=written,
+            service=getattr(writer, "gemini", None) or writer.openai,
+            price_share=BATCH_SHARE if batch else 1.0,
         )
+
+    def _generated(self, corpus: Any, texts: float, read: float, written: float) -> Need:
+        """Of a model that runs in the job: by an engine that writes many texts at once, or by Transformers."""
+        model = self._config.models[corpus.model]
+        local = isinstance(corpus.writer, LocalWriter)
+        # In float32, for the sake of texts that do not depend on batches, where there is no GPU.
+        slower = 3.0 if local and not model.gpus else 1.0
+        steps = round(written / (_ROWS if model.gpus else 64))
+        start = self._load(model) + (0 if local else _ENGINE_S)
+        return Need(
+            seconds=start + slower * speed.seconds_of(model, read, written, steps),
+            memory=self._resident(model) * (1.5 if local else 3.0),
+            disk=2 * texts * STORY * _TEXT,
+            gpus=model.gpus,
+        )
+
+    def _card(self, wildcards: Any) -> Need:
+        texts, tokens = self.texts(wildcards.corpus)
+        # The classifier reads a sample, the counts every text.
+        return Need(5.0 + min(texts, 20_000) * 2e-3 + texts * 2e-4, 400.0 + 8 * tokens * _TEXT / 1e6, 1e6)
 
     def _collect(self, wildcards: Any) -> Need:
         model = self._config.models[wildcards.model]
@@ -225,9 +279,13 @@ def _growing(seconds: float, memory: float = _PLAIN_MB, disk: float = 0.0) -> Ca
 
 _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "fetch_model": Needs._fetch,
-    "import_corpus": Needs._corpus,
+    "import_corpus": Needs._import,
+    "plan_corpus": _fixed(1.0),
     "write_stories": Needs._stories,
     "write_dialogues": Needs._dialogues,
+    "generate_stories": Needs._stories,
+    "generate_dialogues": Needs._dialogues,
+    "corpus_card": Needs._card,
     "screen_corpus": Needs._corpus,
     "collect_activations": Needs._collect,
     "layer_activations": _fixed(1.7, 320, 4e5),

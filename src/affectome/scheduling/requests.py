@@ -17,7 +17,7 @@ _TIME_SPARE_S = 600.0
 _SNAKEMAKE_MB = 300
 
 # Rules whose jobs ask for the GPUs of their model's entry.
-GPU_RULES = frozenset({"collect_activations", "steering_trial"})
+GPU_RULES = frozenset({"collect_activations", "steering_trial", "generate_stories", "generate_dialogues"})
 
 
 def requests(config: Config, rule: str) -> dict[str, Callable[..., int]]:
@@ -47,5 +47,8 @@ def requests(config: Config, rule: str) -> dict[str, Callable[..., int]]:
 
 def model_of(config: Config, wildcards: Any) -> Any:
     """The entry of the model that a job with `wildcards` runs."""
-    name = getattr(wildcards, "model", None) or config.run_definitions[wildcards.run].model
-    return config.models[name]
+    if hasattr(wildcards, "model"):
+        return config.models[wildcards.model]
+    if hasattr(wildcards, "run"):
+        return config.models[config.run_definitions[wildcards.run].model]
+    return config.models[config.corpora[wildcards.corpus].model]
