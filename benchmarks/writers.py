@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from itertools import islice
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
