@@ -18,6 +18,7 @@ _NOT_COPIED = (
     ".venv",
     ".git",
     ".snakemake",
+    ".vllm",
     "results",
     "models",
     "__pycache__",

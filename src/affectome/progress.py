@@ -37,10 +37,11 @@ class _Lines:
     def _write(self, now: float) -> None:
         rate = (self._done - self._initial) / max(now - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else float("inf")
-        message = "%s: %d of %d %s (%.0f %%), %.0f %s/s, %.0f s left%s"
+        message = "%s: %d of %d %s (%.0f %%), %s %s/s, %.0f s left%s"
         share = 100 * self._done / max(self._total, 1)
         note = f"; {self._note}" if self._note else ""
-        log.info(message, self._what, self._done, self._total, self._unit, share, rate, self._unit, left, note)
+        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}"
+        log.info(message, self._what, self._done, self._total, self._unit, share, speed, self._unit, left, note)
 
 
 class _Bar(tqdm):
