@@ -163,12 +163,13 @@ class Workflow:
     def bundle_files(self, wildcards: Any) -> list[str]:
         """What a run's archive holds of the run: all but vector files by layer and tables of items.
 
-        The exports hold the vectors, and pages show the items.
+        The exports hold the vectors, and pages show the items. What is the corpus's stays there, texts and all.
         """
         alone = copy(self)
         alone.config = self.config.model_copy(update={"runs": [wildcards.run]})
         kept_out = re.compile(r"/vectors/layer_\d+\.h5$|/items\.parquet$")
-        return [file for file in alone.targets() if not kept_out.search(file)]
+        own = [file for file in alone.targets() if file.startswith(f"results/{wildcards.run}/")]
+        return [file for file in own if not kept_out.search(file)]
 
     def corpus_tables(self, wildcards: Any) -> list[str]:
         """The screened texts of a run."""

@@ -359,7 +359,7 @@ def test_a_judge_out_of_reach_stops_the_trial_before_the_model_is_loaded(
     with pytest.raises(UserError) as error:
         run(folder, judged_set(folder), judge={"openai": "judge", "base_url": "http://127.0.0.1:9/v1"})
     assert "\n" not in str(error.value)
-    assert "judge openai:judge does not answer" in str(error.value)
+    assert "http://127.0.0.1:9/v1 cannot be reached (ConnectError); see that it is up" in str(error.value)
 
 
 def test_long_scores_keep_what_was_scored() -> None:

@@ -25,7 +25,7 @@ OVERLAY = ("--configfile", "overlay.yaml")
 
 # Stages: which files they are about.
 STAGES = {
-    "corpora": r"results/corpora/small/(stories\.parquet|neutral\.parquet|screening\.json)",
+    "corpora": r"results/corpora/small/(stories\.parquet|neutral\.parquet|screening\.json|corpus_card\.(html|json))",
     "activations": r"results/activations/tiny/small/from-50/layer_\d\.h5",
     "vectors": rf"results/{RUN}/vectors/.*",
     "analyses": rf"results/{RUN}/analyses/.*",
@@ -35,7 +35,8 @@ STAGES = {
 
 # What a run is made from and is not asked for by name: such a file comes back once something needs it.
 BETWEEN = (
-    rf"results/(corpora|activations)/.*|resources/models/.*|results/{RUN}/steering/\w+/(directions\.h5|notes\.json)"
+    rf"results/(corpora|activations)/(?!small/corpus_card).*|resources/models/.*|"
+    rf"results/{RUN}/steering/\w+/(directions\.h5|notes\.json)"
 )
 
 
@@ -135,7 +136,10 @@ def test_a_deleted_result_comes_back_with_what_depends_on_it_alone(project: Path
 
 
 def test_a_deleted_file_between_comes_back_with_its_stage(project: Path) -> None:
-    assert without(project, "results/corpora/small/screening.json", "corpora") == {"screen_corpus": 1}
+    assert without(project, "results/corpora/small/screening.json", "corpora") == {
+        "screen_corpus": 1,
+        "corpus_card": 1,
+    }
     layer = "results/activations/tiny/small/from-50/layer_1.h5"
     assert without(project, layer, "activations") == {"layer_activations": 1}
     assert without(project, layer, "vectors") == {}

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.workflow
 
 # The same in everything but its name, its title and that it steers nothing.
 TWIN = "twin"
-CATEGORIES = {"Summary", "Geometry", "Agreement with ratings", "Layers", "Similarity and clusters", "Steering"}
+CATEGORIES = {"Summary", "Corpora", "Geometry", "Agreement with ratings", "Layers"}
+CATEGORIES |= {"Similarity and clusters", "Steering"}
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +120,9 @@ def test_every_result_of_the_report_opens(form: str, reports: dict[str, str], pa
                 assert len(frame.inner_text("body")) > 200
                 pages += 1
     assert len(pictures) == len(FIGURES) + 2 + 1
-    # Of the run that the switch stands at: its page, those of its trials, and in the zip its interactive figures.
-    assert pages == {"zip": 4, "html": 3}[form]
+    # Of the run that the switch stands at: its page, those of its trials, in the zip its interactive figures; and the
+    # card of the corpus.
+    assert pages == {"zip": 5, "html": 4}[form]
 
 
 def test_a_switch_leads_from_a_run_to_the_other(reports: dict[str, str], page: Any) -> None:

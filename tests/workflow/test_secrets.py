@@ -133,6 +133,8 @@ def test_a_job_that_fails_over_its_key_does_not_say_it(
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     target = f"results/corpora/{WRITTEN}/written/stories_0.parquet"
+    # With the replies that are kept, there would be nothing to ask for.
+    shutil.rmtree(project / f"results/corpora/{WRITTEN}/.replies")
     done = snakemake(project, target, "--forcerun", "write_stories", "--configfile", "overlay.yaml")
     said = done.stdout + done.stderr
     assert done.returncode != 0
