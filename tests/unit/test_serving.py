@@ -173,12 +173,13 @@ class TestServing:
         for name in SECRETS:
             monkeypatch.setenv(name, "do-not-tell")
         monkeypatch.setenv("PYTHONPATH", "/ours")
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
         with serve(folder := model(tmp_path / "m"), tmp_path / "log", gpus=1):
             pass
         [(_, environment)] = starts(folder)
         assert "do-not-tell" not in environment.values()
-        assert "PYTHONPATH" not in environment
+        assert not {"PYTHONPATH", "OMP_NUM_THREADS"} & environment.keys()
         assert environment["CUDA_VISIBLE_DEVICES"] == "3"
         assert environment["PATH"].startswith(str(stand_in.parent))
         assert {environment[name] for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK")} == {"1"}

@@ -36,8 +36,11 @@ _PORTS = 3
 # Texts that a CPU writes at a time; more gain nothing (benchmarks/README.md).
 _CPU_SEQUENCES = 128
 
-# Not for the engine, which asks nobody for anything; and what would mix our packages with its own.
-_WITHHELD = re.compile(r".*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)|PYTHON(PATH|HOME|STARTUP)|VIRTUAL_ENV")
+# Not for the engine, which asks nobody for anything; what would mix our packages with its own; and numbers of threads,
+# which Snakemake sets and vLLM chooses better: with these, its processes wait for each other, a second per token.
+_WITHHELD = re.compile(
+    r".*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)|PYTHON(PATH|HOME|STARTUP)|VIRTUAL_ENV|[A-Z]+_(NUM|MAXIMUM)_THREADS"
+)
 
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
