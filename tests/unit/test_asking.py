@@ -1,6 +1,7 @@
 """How services are asked: patience, its end, and what is kept whatever happens."""
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from affectome.corpus.writers.asking import (
     backoff,
     key_from_environment,
     on_one_line,
-    texts_of,
+    texts_in,
 )
 from affectome.errors import UserError
 
@@ -270,7 +271,7 @@ class TestPersistent:
 class TestWords:
     @pytest.mark.parametrize("content", [["a", "b"], {"texts": ["a", "b"]}, {"stories": ["a", "b"]}])
     def test_lists_of_texts(self, content):
-        assert texts_of(content, 2) == Answer(("a", "b"))
+        assert texts_in(json.dumps(content), 2) == Answer(("a", "b"))
 
     @pytest.mark.parametrize(
         ("content", "problem"),
@@ -278,7 +279,7 @@ class TestWords:
          ("ab", "no list of texts"), (None, "no list of texts"), ({"a": ["a"], "b": ["b"]}, "no list of texts")],
     )  # fmt: skip
     def test_other_content(self, content, problem):
-        assert texts_of(content, 2) == Answer(problem=problem)
+        assert texts_in(json.dumps(content), 2) == Answer(problem=problem)
 
     def test_keys(self, monkeypatch):
         monkeypatch.setenv("SOME_KEY", " abc/+= \n")

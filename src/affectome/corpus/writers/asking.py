@@ -1,6 +1,7 @@
 """How services are asked: many requests under way, patience with a busy service, none with a mistake."""
 
 import asyncio
+import json
 import os
 import re
 from collections import deque
@@ -156,11 +157,19 @@ def backoff(seed: int, attempt: int) -> float:
     return min(BACKOFF_S * 2 ** (attempt - 1), LONGEST_BACKOFF_S) * jitter
 
 
-def texts_of(content: object, count: int) -> Answer:
-    """The texts in a reply that should hold a JSON list of `count`, or an object whose only value is such a list."""
+def texts_in(text: str, count: int) -> Answer:
+    """What a reply with this text holds: one text, or as JSON a list of `count` or an object with such a list alone."""
+    if not text.strip():
+        return Answer(problem="empty text")
+    if count == 1:
+        return Answer((text,))
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return Answer(problem="truncated JSON")
     if isinstance(content, dict) and len(content) == 1:
         content = next(iter(content.values()))
-    if not isinstance(content, list) or not all(isinstance(text, str) and text.strip() for text in content):
+    if not isinstance(content, list) or not all(isinstance(each, str) and each.strip() for each in content):
         return Answer(problem="no list of texts")
     if len(content) != count:
         return Answer(problem=f"{len(content)} texts instead of {count}")

@@ -21,7 +21,7 @@ from affectome.corpus.writers.asking import (
     ask_all,
     key_from_environment,
     on_one_line,
-    texts_of,
+    texts_in,
 )
 from affectome.corpus.writers.pacing import Pace
 from affectome.errors import UserError
@@ -196,12 +196,4 @@ def _texts_in(response: "GenerateContentResponse", texts: int) -> Answer:
     finish = response.candidates[0].finish_reason
     if finish is None or finish.name != "STOP":
         return Answer(problem=f"finish reason {finish.name if finish else 'missing'}")
-    text = response.text or ""
-    if not text.strip():
-        return Answer(problem="empty text")
-    if texts == 1:
-        return Answer((text,))
-    try:
-        return texts_of(json.loads(text), texts)
-    except ValueError:
-        return Answer(problem="truncated JSON")
+    return texts_in(response.text or "", texts)

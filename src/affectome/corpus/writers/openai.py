@@ -5,7 +5,6 @@ The key comes from the environment variable OPENAI_API_KEY and goes into a heade
 
 import asyncio
 import contextlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from affectome.corpus.writers.asking import (
     ask_all,
     key_from_environment,
     on_one_line,
-    texts_of,
+    texts_in,
 )
 from affectome.corpus.writers.pacing import Pace
 from affectome.errors import UserError
@@ -192,11 +191,4 @@ def _texts_in(content: Any, texts: int) -> Answer:
         return Answer(problem=f"finish reason {finish}")
     # Some servers leave a model's thoughts before its reply.
     text = re.sub(r"\A\s*<think>.*?</think>", "", text, flags=re.DOTALL) if isinstance(text, str) else ""
-    if not text.strip():
-        return Answer(problem="empty text")
-    if texts == 1:
-        return Answer((text,))
-    try:
-        return texts_of(json.loads(text), texts)
-    except ValueError:
-        return Answer(problem="truncated JSON")
+    return texts_in(text, texts)
