@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -289,6 +289,16 @@ class GeminiWriter(_Service):
     )
     batch: bool = Field(False, description="Batch mode: half the price, answers within a day; limits do not apply.")
 
+    @property
+    def service(self) -> str:
+        """The model that is paid for."""
+        return self.gemini
+
+    @property
+    def price_share(self) -> float:
+        """What is paid, of the listed price."""
+        return BATCH_SHARE if self.batch else 1.0
+
 
 class OpenAIWriter(_Service):
     """A service that speaks OpenAI's protocol; its key, if any, comes from OPENAI_API_KEY."""
@@ -298,6 +308,13 @@ class OpenAIWriter(_Service):
     serve_with: Literal["vllm"] | None = Field(
         None, description="Serve the model with vLLM for as long as a job writes, instead of asking at base_url."
     )
+
+    price_share: ClassVar[float] = 1.0
+
+    @property
+    def service(self) -> str:
+        """The model that is paid for."""
+        return self.openai
 
     @model_validator(mode="after")
     def _one_place(self) -> "OpenAIWriter":
@@ -312,14 +329,16 @@ class LocalWriter(_Writer):
     local: str = Field(description="Name of the entry in models.")
     rows: Count | None = Field(None, description="Texts written side by side; what suits the device by default.")
 
+    service: ClassVar[None] = None
+    price_share: ClassVar[float] = 1.0
+    stories_per_request: ClassVar[int] = 1
 
-_writer_keys = ("gemini", "openai", "local")
 
 Writer = Annotated[
     Annotated[GeminiWriter, Tag("<gemini>")]
     | Annotated[OpenAIWriter, Tag("<openai>")]
     | Annotated[LocalWriter, Tag("<local>")],
-    alternatives(*_writer_keys),
+    alternatives("gemini", "openai", "local"),
 ]
 
 
@@ -359,7 +378,7 @@ class WrittenCorpus(_Corpus):
     def _fits(self) -> "WrittenCorpus":
         if self.contrasts is not None and self.kind != "stories":
             raise ValueError("contrasts are written as stories; remove kind or contrasts")
-        if getattr(self.writer, "stories_per_request", 1) > 1 and (self.kind != "stories" or self.contrasts):
+        if self.writer.stories_per_request > 1 and (self.kind != "stories" or self.contrasts):
             raise ValueError("stories_per_request is for plain stories; remove it")
         return self
 
@@ -800,9 +819,8 @@ class Config(Strict):
 
     @staticmethod
     def _price(writer: Any) -> tuple[float, float] | None:
-        price = prices().get(getattr(writer, "gemini", None) or getattr(writer, "openai", ""))
-        share = BATCH_SHARE if getattr(writer, "batch", False) else 1.0
-        return None if price is None else (share * price[0], share * price[1])
+        price = prices().get(writer.service)
+        return None if price is None else (writer.price_share * price[0], writer.price_share * price[1])
 
     def trial_predictions(self, trial: str) -> dict[str, int]:
         """The sign of the effect that a positive strength along each vector of `trial` is predicted to have."""
@@ -1112,13 +1130,11 @@ def _check_writing(key: str, corpus: WrittenCorpus) -> list[str]:
         if not Path(file).is_file()
     ]
     writer = corpus.writer
-    if getattr(writer, "budget_usd", None) is not None:
-        name = getattr(writer, "gemini", None) or getattr(writer, "openai", "")
-        if name not in prices():
-            mistakes.append(
-                f"{key}.writer.budget_usd: nobody has written down what {name!r} costs; add it to "
-                f"resources/api_prices.csv, or remove the budget"
-            )
+    if getattr(writer, "budget_usd", None) is not None and writer.service not in prices():
+        mistakes.append(
+            f"{key}.writer.budget_usd: nobody has written down what {writer.service!r} costs; add it to "
+            f"resources/api_prices.csv, or remove the budget"
+        )
     return mistakes
 
 

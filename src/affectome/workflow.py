@@ -31,8 +31,7 @@ ANALYSES = (
     "layer_profile.parquet",
 )
 
-
-_GPU = "../envs/gpu.yaml"
+# What a corpus is like, in numbers and to be read.
 _CARD = ("corpus_card.html", "corpus_card.json")
 
 
@@ -236,7 +235,7 @@ class Workflow:
             return {"contrast": corpus.prompts.contrast}
         if corpus.kind == "speakers":
             return {"speakers": corpus.prompts.speakers}
-        several = getattr(corpus.writer, "stories_per_request", 1) > 1
+        several = corpus.writer.stories_per_request > 1
         return {"story": corpus.prompts.story, **({"several": corpus.prompts.several} if several else {})}
 
     def writer_files(self, wildcards: Any) -> list[str]:
@@ -246,7 +245,8 @@ class Workflow:
 
     def writer_environment(self, wildcards: Any) -> str:
         """The conda environment of a job that runs the model that writes."""
-        return "../envs/vllm.yaml" if hasattr(self.config.corpora[wildcards.corpus].writer, "openai") else _GPU
+        served = hasattr(self.config.corpora[wildcards.corpus].writer, "serve_with")
+        return f"../envs/{'vllm' if served else 'gpu'}.yaml"
 
     def raw_stories(self, wildcards: Any) -> list[str]:
         """The texts with emotions of a corpus before screening; those it is added to have been screened before."""
@@ -421,7 +421,7 @@ class Workflow:
         return {
             "writer": self.config.writer_spec(wildcards.corpus),
             "attempts": corpus.writer.attempts,
-            "stories_per_request": getattr(corpus.writer, "stories_per_request", 1) if several else 1,
+            "stories_per_request": corpus.writer.stories_per_request if several else 1,
             "rules": corpus.screening.model_dump(),
         }
 

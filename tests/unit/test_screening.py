@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from affectome.config import Screening
 from affectome.corpus.importing import import_corpus
 from affectome.corpus.screening import screen, screen_corpus
 from affectome.corpus.screening.rules import REASONS
@@ -16,19 +17,7 @@ from affectome.identity import fingerprint
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 EMOTIONS = (RESOURCES / "emotions" / "171.txt").read_text(encoding="utf-8").split("\n")[:-1]
-EVERYTHING: dict[str, Any] = {
-    "leaks": True,
-    "layout": True,
-    "refusals": True,
-    "preambles": True,
-    "truncated": True,
-    "loops": True,
-    "duplicates": True,
-    "language": "en",
-    "near_duplicates": 0.7,
-    "min_words": 40,
-    "max_words": 600,
-}
+EVERYTHING = Screening().model_dump()
 RULES = EVERYTHING | {"min_words": 3, "max_words": 8}
 
 

@@ -6,23 +6,12 @@ from typing import Any
 
 import pytest
 
+from affectome.config import Screening
 from affectome.corpus.screening.rules import REASONS, problem
 from affectome.errors import UserError
 
 CORPORA = Path(__file__).parents[2] / "resources" / "corpora"
-RULES: dict[str, Any] = {
-    "leaks": True,
-    "layout": True,
-    "refusals": True,
-    "preambles": True,
-    "truncated": True,
-    "loops": True,
-    "duplicates": True,
-    "language": "en",
-    "near_duplicates": 0.7,
-    "min_words": 3,
-    "max_words": 400,
-}
+RULES = Screening(min_words=3, max_words=400).model_dump()
 STORY = (
     "The kettle clicked off and nobody in the kitchen moved. Ilse counted the tiles above the sink, eleven across, and "
     "listened to the stairs. Her spoon had gone cold in her hand. When the third step creaked she pushed her plate "

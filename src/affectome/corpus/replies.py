@@ -6,12 +6,12 @@ Each job appends to a file of its own and reads all of them.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from affectome.corpus.writers import Reply, Request
-from affectome.identity import fingerprint
+from affectome.corpus.writers import Reply, Request, request_key
 
 
 class Replies:
@@ -21,12 +21,16 @@ class Replies:
     """
 
     def __init__(self, folder: Path, name: str, writer: dict[str, Any]) -> None:
-        self._folder, self._writer = folder, writer
+        self._writer = writer
         self._own = folder / f"{name}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._mend()
         # Where they stand and not what they say: a corpus can have hundreds of thousands.
-        self._found = {key: place for file in sorted(folder.glob("*.jsonl")) for key, place in _places(file)}
+        self._found = {
+            reply["key"]: (file, start)
+            for file in sorted(folder.glob("*.jsonl"))
+            for start, _end, reply in read_replies(file)
+        }
         self._file = open(self._own, "ab")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> "Replies":
@@ -35,13 +39,9 @@ class Replies:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def key(self, request: Request) -> str:
-        """What identifies the reply to `request`."""
-        return fingerprint([self._writer, request.prompt, request.seed, request.texts, request.max_tokens])
-
     def find(self, request: Request) -> Reply | None:
         """The reply to `request`, if there is one."""
-        place = self._found.get(self.key(request))
+        place = self._found.get(request_key(request, self._writer))
         if place is None:
             return None
         file, start = place
@@ -53,7 +53,7 @@ class Replies:
     def add(self, request: Request, reply: Reply) -> None:
         """Keep the answer to `request`; it is on its way to the disk when this returns."""
         line = {
-            "key": self.key(request),
+            "key": request_key(request, self._writer),
             "texts": list(reply.texts),
             "problem": reply.problem,
             "read": reply.read,
@@ -66,21 +66,27 @@ class Replies:
 
     def _mend(self) -> None:
         """End a line that a kill cut short: the next one would be joined to it."""
-        if self._own.exists() and not self._own.read_bytes().endswith(b"\n"):
-            with open(self._own, "ab") as file:
-                file.write(b"\n")
+        with open(self._own, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.write(b"\n")
 
 
-def _places(path: Path) -> Iterator[tuple[str, tuple[Path, int]]]:
-    """The key of every reply in a file, and where it stands; what a kill or a damaged disk has cut is left out."""
+def read_replies(path: Path, start: int = 0) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """The replies in a file from byte `start` on, each with the bytes at which its line starts and ends.
+
+    What a kill or a damaged disk has cut, and what is being written, is left out.
+    """
     wanted = {"key", "texts", "problem", "read", "written"}
-    start = 0
     with open(path, "rb") as file:
+        file.seek(start)
         for line in file:
+            end = start + len(line)
             try:
-                entry = json.loads(line)
+                reply = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
-                entry = None
-            if isinstance(entry, dict) and wanted <= entry.keys():
-                yield entry["key"], (path, start)
-            start += len(line)
+                reply = None
+            if isinstance(reply, dict) and wanted <= reply.keys():
+                yield start, end, reply
+            start = end

@@ -1,8 +1,8 @@
 """What a corpus has cost so far, and the end of its budget."""
 
-import json
 from pathlib import Path
 
+from affectome.corpus.replies import read_replies
 from affectome.errors import UserError
 
 # Tokens read and written of a request before any has been answered.
@@ -19,7 +19,7 @@ class Spending:
 
     def __init__(self, folder: Path, price: tuple[float, float] | None, budget: float | None, config_key: str) -> None:
         self._folder, self._price, self._budget, self._config_key = folder, price, budget, config_key
-        self._offsets: dict[Path, int] = {}
+        self._counted: dict[Path, int] = {}
         self._read = self._written = self._replies = 0
 
     def dollars(self) -> float | None:
@@ -48,25 +48,13 @@ class Spending:
         return (self._price[0] * read + self._price[1] * written) / 1e6 if self._price else 0.0
 
     def _count(self) -> None:
-        """Count the lines that have been added since the last look."""
+        """Count the replies that have been added since the last look."""
         for file in self._folder.glob("*.jsonl"):
-            start = self._offsets.get(file, 0)
-            if file.stat().st_size <= start:
+            counted = self._counted.get(file, 0)
+            if file.stat().st_size <= counted:
                 continue
-            with open(file, "rb") as handle:
-                handle.seek(start)
-                content = handle.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            self._offsets[file] = start + len(whole)
-            for line in whole.splitlines():
-                self._count_line(line)
-
-    def _count_line(self, line: bytes) -> None:
-        try:
-            reply = json.loads(line)
-            read, written = int(reply["read"]), int(reply["written"])
-        except (ValueError, KeyError, TypeError):
-            return
-        self._read += read
-        self._written += written
-        self._replies += 1
+            for _start, end, reply in read_replies(file, counted):
+                self._read += reply["read"]
+                self._written += reply["written"]
+                self._replies += 1
+                self._counted[file] = end

@@ -15,12 +15,15 @@ _TODAY = date(2026, 1, 1)
 _MARK = "\ue000"
 
 
-def render(tokenizer: Any, messages: list[dict[str, str]], reply: bool) -> str:
+def render(tokenizer: Any, messages: list[dict[str, str]], reply: bool, thinking: bool = True) -> str:
     """`messages` through the chat template, special tokens written out; with `reply` up to where the reply begins.
 
-    Raises jinja2.TemplateError where the template refuses them.
+    Without `thinking`, models that think before they reply are asked not to. Raises jinja2.TemplateError where the
+    template refuses them.
     """
-    settings = {"tokenize": False, "add_generation_prompt": reply}
+    settings: dict[str, Any] = {"tokenize": False, "add_generation_prompt": reply}
+    if not thinking:
+        settings["enable_thinking"] = False
     return tokenizer.apply_chat_template(messages, **settings, strftime_now=_TODAY.strftime)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from affectome.config import Config, Corpus, FileCorpus, LocalWriter, Model, Run, read_words
 from affectome.corpus.contrasts import read_contrasts
-from affectome.prices import BATCH_SHARE, prices
+from affectome.prices import prices
 from affectome.scheduling import speed
 
 # Tokens of a text that a language model writes, of the prompt for it, and seconds a request takes.
@@ -151,8 +151,7 @@ class Needs:
 
     def _stories(self, wildcards: Any) -> Need:
         corpus = self._config.corpora[wildcards.corpus]
-        per_request = getattr(corpus.writer, "stories_per_request", 1)
-        return self._written(corpus, self.stories(corpus) / corpus.jobs, per_request)
+        return self._written(corpus, self.stories(corpus) / corpus.jobs, corpus.writer.stories_per_request)
 
     def _dialogues(self, wildcards: Any) -> Need:
         corpus = self._config.corpora[wildcards.corpus]
@@ -173,8 +172,8 @@ class Needs:
             disk=2 * texts * STORY * _TEXT,
             read=read,
             written=written,
-            service=getattr(writer, "gemini", None) or writer.openai,
-            price_share=BATCH_SHARE if batch else 1.0,
+            service=writer.service,
+            price_share=writer.price_share,
         )
 
     def _generated(self, corpus: Any, texts: float, read: float, written: float) -> Need:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from affectome.identity import fingerprint
+
 
 @dataclass(frozen=True)
 class Request:
@@ -94,6 +96,11 @@ def persistent(requests: Sequence[Request], keep: Callable[[Reply], None], attem
         return []
 
     return kept
+
+
+def request_key(request: Request, writer: Any) -> str:
+    """What identifies the reply to `request` of a `writer` (JSON-like: model and sampling)."""
+    return fingerprint([writer, request.prompt, request.seed, request.texts, request.max_tokens])
 
 
 def next_seed(seed: int, turns: int = 1) -> int:

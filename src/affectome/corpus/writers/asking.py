@@ -6,7 +6,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from affectome.corpus.writers import Keep, Purse, Reply, Request
@@ -148,7 +148,7 @@ class _Asking:
             raise UserError(
                 f"{self._where} answers nothing any more ({failures[-1]}, {TRIES} times); rerun when it does"
             )
-        return replace(Reply(request.id, problem=failures[-1], answered=False), failures=tuple(failures[:-1]))
+        return Reply(request.id, problem=failures[-1], answered=False, failures=tuple(failures[:-1]))
 
 
 def backoff(seed: int, attempt: int) -> float:

@@ -23,7 +23,7 @@ from affectome.corpus.writers.asking import (
     on_one_line,
     texts_in,
 )
-from affectome.corpus.writers.pacing import Pace
+from affectome.corpus.writers.pacing import pace_of
 from affectome.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class Gemini:
         self._thinking_tokens = thinking_tokens
         self._timeout = timeout
         self._config_key = config_key
-        limited = requests_per_minute or tokens_per_minute
-        self._pace = Pace(self.name, requests_per_minute, tokens_per_minute) if limited else None
+        self._pace = pace_of(self.name, requests_per_minute, tokens_per_minute)
 
     def write(self, requests: Sequence[Request], keep: Keep, purse: Purse | None = None) -> None:
         """Hand `keep` one reply per request, and go on with those it returns.

@@ -15,12 +15,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from affectome.corpus.writers import Keep, Purse, Reply, Request
+from affectome.corpus.writers import Keep, Purse, Reply, Request, request_key
 from affectome.corpus.writers.asking import FIRST_TRIES, TIMEOUT_S, TRIES, Answer, BusyError, backoff, on_one_line
 from affectome.corpus.writers.gemini import WHERE, Gemini, answer_in, open_client
 from affectome.errors import UserError
 from affectome.files import read_json, write_json
-from affectome.identity import fingerprint
 
 if TYPE_CHECKING:
     from google.genai import Client
@@ -135,7 +134,7 @@ class GeminiBatch:
 
     def request_key(self, request: Request) -> str:
         """What identifies the reply to `request`."""
-        return fingerprint([*self._sampling, request.prompt, request.seed, request.texts, request.max_tokens])
+        return request_key(request, self._sampling)
 
 
 class _Writing:

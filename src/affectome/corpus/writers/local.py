@@ -13,7 +13,6 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from affectome.corpus.writers import Keep, Purse, Reply, Request
@@ -39,9 +38,6 @@ _CHANGE_SHARE = 1 / 8
 
 # Float32 logits of a batch and of a text alone differ by up to 2e-5 with SmolLM2-135M.
 _TOLERANCE = 1e-3
-
-# Some chat templates write the day into the system message; the same prompt is to give the same tokens every day.
-_TODAY = date(2026, 1, 1)
 
 
 class Local:
@@ -181,12 +177,13 @@ class _Writing:
     def _tokens_of(self, prompt: str) -> list[int]:
         from jinja2 import TemplateError
 
+        from affectome.models.chat import render
+
         if not getattr(self._tokenizer, "chat_template", None):
             return self._tokenizer(prompt)["input_ids"]
-        settings = {"add_generation_prompt": True, "enable_thinking": False, "strftime_now": _TODAY.strftime}
         turn = [{"role": "user", "content": prompt}]
         try:
-            text = self._tokenizer.apply_chat_template(turn, tokenize=False, **settings)
+            text = render(self._tokenizer, turn, reply=True, thinking=False)
         except TemplateError as error:
             raise UserError(f"the model's chat template refuses a prompt ({error}); use another model") from error
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]

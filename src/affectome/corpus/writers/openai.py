@@ -21,7 +21,7 @@ from affectome.corpus.writers.asking import (
     on_one_line,
     texts_in,
 )
-from affectome.corpus.writers.pacing import Pace
+from affectome.corpus.writers.pacing import pace_of
 from affectome.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class OpenAI:
         self._key = key
         self._check = check
         self._length = "max_tokens"
-        limited = requests_per_minute or tokens_per_minute
-        pace = f"{self._base_url} {openai}"
-        self._pace = Pace(pace, requests_per_minute, tokens_per_minute) if limited else None
+        self._pace = pace_of(f"{self._base_url} {openai}", requests_per_minute, tokens_per_minute)
 
     def write(self, requests: Sequence[Request], keep: Keep, purse: Purse | None = None) -> None:
         """Hand `keep` one reply per request, and go on with those it returns.

@@ -83,5 +83,11 @@ class Pace:
             os.close(file)
 
 
+def pace_of(name: str, requests_per_minute: float | None, tokens_per_minute: float | None) -> Pace | None:
+    """The pace at which the service called `name` is asked, None where there is no limit."""
+    limited = requests_per_minute or tokens_per_minute
+    return Pace(name, requests_per_minute, tokens_per_minute) if limited else None
+
+
 def _expected(request: Request) -> int:
     return len(request.prompt) // _CHARACTERS + (request.max_tokens or _TEXT_TOKENS * request.texts)
