@@ -1,5 +1,6 @@
 """A scratch copy of the project in which tests run the real Snakemake."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -84,9 +85,14 @@ MODEL = "resources/models/smollm2-135m"
 
 def fetch_weights(project: Path) -> None:
     """SmolLM2-135M in `project`: a copy of what was fetched before, or fetched now and kept."""
-    if (ROOT / MODEL / "manifest.json").exists():
-        shutil.copytree(ROOT / MODEL, project / MODEL)
-        return
-    done = snakemake(project, f"{MODEL}/manifest.json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    shutil.copytree(project / MODEL, ROOT / MODEL)
+    kept = ROOT / MODEL
+    if not (kept / "manifest.json").exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place and renamed, as several tests may be at it at once.
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
+            scratch = copy_project(Path(folder, "project"))
+            done = snakemake(scratch, f"{MODEL}/manifest.json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            with contextlib.suppress(OSError):
+                (scratch / MODEL).rename(kept)
+    shutil.copytree(kept, project / MODEL)

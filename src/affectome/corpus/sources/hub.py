@@ -5,11 +5,12 @@ thousand texts of a corpus of hundreds of gigabytes take a minute; so is a folde
 the hub's cache first, where an interrupted download is continued.
 """
 
+import gc
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,18 @@ def _records(
     dataset: str, parts: list[tuple[Any, int, int | None]], columns: dict[str, str], limit: int | None, emotions: bool
 ) -> Iterator[Record]:
     read = 0
-    with _explained(dataset):
-        rows = (islice(_rows(part, columns, emotions), start, stop) for part, start, stop in parts)
-        for names, labels, topic, text in islice(chain.from_iterable(rows), limit):
-            read += 1
-            yield Record(labels_of(labels, names) if emotions else (), text_of(topic), text_of(text))
-        if not read:
-            raise UserError("is empty; an empty corpus has nothing to read")
+    try:
+        with _explained(dataset):
+            rows = (islice(_rows(part, columns, emotions), start, stop) for part, start, stop in parts)
+            for names, labels, topic, text in islice(chain.from_iterable(rows), limit):
+                read += 1
+                yield Record(labels_of(labels, names) if emotions else (), text_of(topic), text_of(text))
+            if not read:
+                raise UserError("is empty; an empty corpus has nothing to read")
+    finally:
+        # A scan of a Parquet file that was cut short is taken down while Python still runs: its threads abort the
+        # process if that is left to the interpreter's end (github.com/huggingface/datasets/issues/7566).
+        gc.collect()
 
 
 def _rows(part: Any, columns: dict[str, str], emotions: bool) -> Iterator[tuple[list[str] | None, Any, Any, Any]]:
@@ -114,11 +120,12 @@ def _rows(part: Any, columns: dict[str, str], emotions: bool) -> Iterator[tuple[
         # What else there is, such as pictures and sounds, need not be decoded.
         part = part.select_columns([name for name in dict.fromkeys(theirs) if name in part.column_names])
     names = _class_names((part.features or {}).get(theirs[0]))
-    for batch in part.iter(batch_size=_BATCH):
-        _check_columns(batch, columns, emotions)
-        length = len(batch[theirs[2]])
-        for cells in zip(*(batch.get(name, [None] * length) for name in theirs), strict=True):
-            yield names, *cells
+    with closing(part.iter(batch_size=_BATCH)) as batches:
+        for batch in batches:
+            _check_columns(batch, columns, emotions)
+            length = len(batch[theirs[2]])
+            for cells in zip(*(batch.get(name, [None] * length) for name in theirs), strict=True):
+                yield names, *cells
 
 
 def _check_columns(found: Iterable[str], columns: dict[str, str], emotions: bool) -> None:
