@@ -2,6 +2,7 @@
 
 from affectome.figures import COMPARISON_FIGURES, FIGURES
 from affectome.identity import code_digest
+from affectome.questions import category
 from affectome.workflow import WorkingDirectory, Workflow, share_sources
 
 share_sources()

@@ -1,4 +1,43 @@
-# Several runs side by side.
+# Several runs side by side, and every two of them layer by layer.
+
+
+rule run_geometry:
+    input:
+        a=WORKFLOW.vectors_of(0),
+        b=WORKFLOW.vectors_of(1),
+        chosen=WORKFLOW.chosen_layers,
+        norm=WORKFLOW.comparison_norm_file,
+        caption="resources/report/captions/run_geometry.rst",
+    output:
+        table="results/comparisons/{comparison}/run_geometry.parquet",
+        json="results/comparisons/{comparison}/run_geometry.json",
+        svg=report(
+            "results/comparisons/{comparison}/run_geometry.svg",
+            caption="../resources/report/figure.rst",
+            category=category("Comparison"),
+            labels={"figure": "Layers against layers", "runs": "{comparison}"},
+        ),
+        png="results/comparisons/{comparison}/run_geometry.png",
+        text="results/comparisons/{comparison}/run_geometry.txt",
+    log:
+        "results/logs/run_geometry/{comparison}.log",
+    benchmark:
+        "results/benchmarks/run_geometry/{comparison}.tsv"
+    wildcard_constraints:
+        comparison=WORKFLOW.pairs,
+    conda:
+        "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("run_geometry"),
+    params:
+        spec=WORKFLOW.run_geometry_spec,
+        headlines=WORKFLOW.headlines,
+        dpi=WORKFLOW.comparison_dpi,
+        code=code_digest("run_geometry"),
+    script:
+        "../scripts/run_geometry.py"
 
 
 rule compare_runs:
@@ -8,6 +47,9 @@ rule compare_runs:
         scores=WORKFLOW.compared("analyses/geometry.parquet"),
         cosines=WORKFLOW.compared("analyses/similarity.parquet"),
         verdicts=WORKFLOW.compared_verdicts,
+        geometries=WORKFLOW.compared_geometries("json"),
+        geometry_figures=WORKFLOW.compared_geometries("svg"),
+        geometry_captions=WORKFLOW.compared_geometries("txt"),
         norm=WORKFLOW.comparison_norm_file,
         templates=["resources/report/comparison.html.j2", "resources/report/page.css"],
         captions=[f"resources/report/captions/{name}.rst" for name in COMPARISON_FIGURES],
@@ -15,7 +57,7 @@ rule compare_runs:
         page=report(
             "results/comparisons/{comparison}/comparison.html",
             caption="../resources/report/captions/comparison.rst",
-            category="Comparison",
+            category=category("Comparison"),
             labels={"figure": "Comparison", "runs": "{comparison}"},
         ),
         numbers="results/comparisons/{comparison}/comparison.json",

@@ -182,7 +182,7 @@ rule corpus_card:
         html=report(
             "results/corpora/{corpus}/corpus_card.html",
             caption="../resources/report/corpus_card.rst",
-            category="Corpora",
+            category=category("Corpora"),
             labels={"corpus": "{corpus}"},
         ),
     log:

@@ -11,6 +11,7 @@ rule figures:
         clusters="results/{run}/analyses/clusters.json",
         labels="results/{run}/analyses/clusters.parquet",
         norm=WORKFLOW.first_norm_file,
+        chosen=WORKFLOW.chosen_layer,
         caption="resources/report/captions/{figure}.rst",
     output:
         svg=report(
@@ -25,6 +26,8 @@ rule figures:
         "results/logs/figures/{run}/{figure}.log",
     benchmark:
         "results/benchmarks/figures/{run}/{figure}.tsv"
+    wildcard_constraints:
+        figure=WORKFLOW.run_figures,
     conda:
         "../envs/cpu.yaml"
     envmodules:
@@ -38,8 +41,42 @@ rule figures:
         "../scripts/figures.py"
 
 
+rule answer_figures:
+    input:
+        tables=WORKFLOW.answer_tables,
+        chosen=WORKFLOW.chosen_layer,
+        caption="resources/report/captions/{figure}.rst",
+    output:
+        svg=report(
+            "results/{run}/figures/{figure}.svg",
+            caption="../resources/report/figure.rst",
+            category=WORKFLOW.answer_category,
+            labels=WORKFLOW.answer_labels,
+        ),
+        png="results/{run}/figures/{figure}.png",
+        text="results/{run}/figures/{figure}.txt",
+    log:
+        "results/logs/answer_figures/{run}/{figure}.log",
+    benchmark:
+        "results/benchmarks/answer_figures/{run}/{figure}.tsv"
+    wildcard_constraints:
+        figure=WORKFLOW.answer_figures,
+    conda:
+        "../envs/cpu.yaml"
+    envmodules:
+        *WORKFLOW.modules("cpu"),
+    resources:
+        **WORKFLOW.requests("answer_figures"),
+    params:
+        spec=WORKFLOW.answer_spec,
+        code=code_digest("answer_figures"),
+    script:
+        "../scripts/answer_figures.py"
+
+
 rule interactive_figures:
     input:
+        chosen=WORKFLOW.chosen_layer,
         scores="results/{run}/analyses/geometry.parquet",
         geometry="results/{run}/analyses/geometry.json",
         correlations="results/{run}/analyses/norm_correlations.json",
@@ -56,7 +93,7 @@ rule interactive_figures:
         report(
             "results/{run}/figures/interactive.html",
             caption="../resources/report/captions/interactive.rst",
-            category="Summary",
+            category=category("Summary"),
             labels={"figure": "Figures to explore", "run": "{run}"},
         ),
     log:
@@ -77,7 +114,8 @@ rule interactive_figures:
 rule summary:
     input:
         vectors=WORKFLOW.vector_files,
-        activations=WORKFLOW.headline_layer_file,
+        activations=WORKFLOW.headline_layer_files,
+        chosen=WORKFLOW.chosen_layer,
         model=WORKFLOW.model_manifest,
         screening=WORKFLOW.screening,
         geometry="results/{run}/analyses/geometry.json",
@@ -111,6 +149,9 @@ rule summary_page:
         figures=[f"results/{{run}}/figures/{name}.svg" for name in FIGURES],
         interactive="results/{run}/figures/interactive.html",
         captions=[f"results/{{run}}/figures/{name}.txt" for name in FIGURES],
+        answers=WORKFLOW.answers,
+        answer_pictures=WORKFLOW.answer_pictures,
+        answer_captions=WORKFLOW.answer_captions,
         trials=WORKFLOW.trial_findings,
         trial_figures=WORKFLOW.trial_figures,
         trial_captions=WORKFLOW.trial_captions,
@@ -125,7 +166,7 @@ rule summary_page:
         page=report(
             "results/{run}/summary.html",
             caption="../resources/report/captions/summary.rst",
-            category="Summary",
+            category=category("Summary"),
             labels={"figure": "Summary", "run": "{run}"},
         ),
         overview="results/{run}/overview.rst",
@@ -149,7 +190,7 @@ rule summary_page:
 rule manifest:
     input:
         summary="results/{run}/summary.json",
-        activations=WORKFLOW.headline_layer_file,
+        activations=WORKFLOW.headline_layer_files,
         model=WORKFLOW.model_manifest,
     output:
         "results/{run}/manifest.json",

@@ -9,6 +9,7 @@ rule steering_directions:
     input:
         vectors=WORKFLOW.steered_vectors,
         layers=WORKFLOW.steered_activations,
+        chosen=WORKFLOW.chosen_layer,
     output:
         "results/{run}/steering/{trial}/directions.h5",
     log:
@@ -36,6 +37,7 @@ rule steering_trial:
         set_files=WORKFLOW.trial_set_files,
         judge="resources/prompts/judge.j2",
         stories=WORKFLOW.stories,
+        chosen=WORKFLOW.chosen_layer,
     output:
         table="results/{run}/steering/{trial}/items.parquet",
         notes="results/{run}/steering/{trial}/notes.json",
@@ -144,7 +146,7 @@ rule trial_figures:
         svg=report(
             "results/{run}/steering/{trial}/figures/{figure}.svg",
             caption="../resources/report/figure.rst",
-            category="Steering",
+            category=category("Steering"),
             subcategory="{run}",
             labels=WORKFLOW.trial_figure_labels,
         ),
@@ -175,7 +177,7 @@ rule generations:
         report(
             "results/{run}/steering/{trial}/generations.html",
             caption="../resources/report/captions/generations.rst",
-            category="Steering",
+            category=category("Steering"),
             subcategory="{run}",
             labels={"trial": "{trial}", "figure": "Every item"},
         ),

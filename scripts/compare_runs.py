@@ -11,6 +11,7 @@ with job(snakemake):
         inputs.scores,
         inputs.cosines,
         inputs.verdicts,
+        inputs.geometries,
         outputs.page,
         outputs.numbers,
         outputs.table,

@@ -4,4 +4,6 @@ from affectome.jobs import job
 from affectome.report.manifest import write_manifest
 
 with job(snakemake):
-    write_manifest(**dict(snakemake.input.items()), output=snakemake.output[0], settings=snakemake.params.spec)
+    given = snakemake.input
+    # What it says of the activations holds for all layers alike.
+    write_manifest(given.summary, given.activations[0], given.model, snakemake.output[0], snakemake.params.spec)

@@ -4,4 +4,5 @@ from affectome.jobs import job
 from affectome.report.summary import write_summary
 
 with job(snakemake):
-    write_summary(**dict(snakemake.input.items()), **snakemake.params.spec, output=snakemake.output[0])
+    inputs = {name: value for name, value in snakemake.input.items() if name != "chosen"}
+    write_summary(**inputs, **snakemake.params.spec, output=snakemake.output[0])

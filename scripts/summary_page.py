@@ -16,5 +16,7 @@ with job(snakemake):
         snakemake.output.page,
         **spec,
         trials=inputs.trials,
+        answers=inputs.answers,
     )
-    write_overview(inputs.summary, snakemake.output.overview, spec["title"], list(spec["norms"]), inputs.trials)
+    told = (spec["title"], list(spec["norms"]), inputs.trials, inputs.answers)
+    write_overview(inputs.summary, snakemake.output.overview, *told)

@@ -421,6 +421,22 @@ class OpenAIHandler(Handler):
         return {"choices": [{"message": {"content": text}, "finish_reason": finish}], "usage": usage}, not trouble
 
 
+class Relay(OpenAIService):
+    """The same trouble on the way to a real service: `ask` is given what was asked and returns what that one answers."""
+
+    def __init__(self, ask: Callable[[Any], Any], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.ask = ask
+        self.RequestHandlerClass = RelayHandler
+
+
+class RelayHandler(OpenAIHandler):
+    server: Relay
+
+    def reply(self, body: Any) -> tuple[Any, bool]:
+        return self.server.ask(body), True
+
+
 def _google(code: int, status: str, message: str, details: list[Any]) -> dict[str, Any]:
     return {"error": {"code": code, "status": status, "message": message, "details": details}}
 

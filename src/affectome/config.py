@@ -5,7 +5,6 @@ affectome.config` rewrites it), which editors use to complete and check the YAML
 for that reader. Nothing here imports more than pydantic and the standard library: Snakemake loads it at every parse.
 """
 
-import csv
 import difflib
 import json
 import re
@@ -25,11 +24,13 @@ from pydantic import (
     model_validator,
 )
 
+from affectome.analyses.norm_formats import complete
 from affectome.corpus.sources.files import peek
 from affectome.errors import UserError
 from affectome.files import read_lines
 from affectome.layers import resolve_layer, resolve_layers
 from affectome.prices import BATCH_SHARE, prices
+from affectome.questions import QUESTIONS
 from affectome.schema import Strict, alternatives, explain, repeated_keys
 from affectome.steering.sets import read_set
 
@@ -43,8 +44,16 @@ _MIN_EMOTIONS = 3
 # Names become folders beside these, which the workflow makes itself.
 _RESERVED_RUN_NAMES = {"corpora", "activations", "comparisons", "logs", "benchmarks"}
 
+# Written as the headline layer: the layer is chosen by `layer_sweep`.
+SWEEP = "sweep"
+
+# Layers that are probed where a run names none.
+_PROBED = 7
+
 # A split of a data set, whole or cut.
 _SPLIT = re.compile(r"[\w.-]+(\[(-?\d+%?)?:(-?\d+%?)?\])?")
+
+QuestionName = Literal[tuple(QUESTIONS)]
 
 # Names become folder names too.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Letters, digits, and . - _")]
@@ -64,6 +73,11 @@ Layers = Annotated[
     Any,
     AfterValidator(_check_layers),
     WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "integer", "number", "array")]}),
+]
+HeadlineLayer = Annotated[
+    Any,
+    AfterValidator(lambda spec: spec if spec == SWEEP else _check_layers(spec)),
+    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "integer", "number")]}),
 ]
 WordList = Annotated[
     Annotated[str, Tag("<file>")] | Annotated[list[str], Tag("<words>"), Field(min_length=1)],
@@ -162,11 +176,13 @@ class TextFile(Strict):
         None, description="Table to read, for SQLite only; if none is named, the file is inspected and one is chosen."
     )
 
+    more_suffixes: ClassVar[tuple[str, ...]] = ()
+
     @model_validator(mode="after")
     def _suffix(self) -> "TextFile":
         suffix = Path(self.file).suffix
         sqlite = suffix in {".sqlite", ".sqlite3", ".db"}
-        if suffix not in {".jsonl", ".csv", ".tsv", ".parquet"} and not sqlite:
+        if suffix not in {".jsonl", ".csv", ".tsv", ".parquet", *self.more_suffixes} and not sqlite:
             raise ValueError(f"{self.file!r} is no known kind of table; use .jsonl, .csv, .tsv, .parquet or .sqlite")
         if self.table is not None and not sqlite:
             raise ValueError("'table' is for SQLite files only; remove it")
@@ -368,7 +384,8 @@ class WrittenCorpus(_Corpus):
     base: str | None = Field(None, description="Corpus whose texts come before those written here, to be added to.")
     contrasts: str | None = Field(
         None,
-        description="CSV file (emotion,unlike): stories of these emotions only, not to be mistaken for the others.",
+        description="CSV file (emotion,unlike): stories of these emotions only, not to be mistaken for the others; "
+        "results/RUN/analyses/weakest_emotions.csv are those that a run tells apart worst.",
     )
     jobs: Count = Field(1, description="Jobs that share the writing of stories; one is best for a service.")
     prompts: Prompts = Prompts()
@@ -459,14 +476,23 @@ class Reading(Strict):
 
 
 class Norm(Strict):
-    """Human ratings of words: a CSV file with a word column and a column per dimension."""
+    """Human ratings of words: a file with a word column and a column per dimension.
+
+    Columns of Warriner et al. (2013), NRC VAD, the Glasgow norms and the like are recognised and need no names.
+    """
 
     file: str
-    word: str = Field(description="Column holding the words.")
-    valence: str = Field(description="Column of valence (pleasure) ratings.")
-    arousal: str = Field(description="Column of arousal ratings.")
+    word: str | None = Field(None, description="Column holding the words.")
+    valence: str | None = Field(None, description="Column of valence (pleasure) ratings.")
+    arousal: str | None = Field(None, description="Column of arousal ratings.")
     dominance: str | None = Field(None, description="Column of dominance ratings, where there is one.")
     source: str = Field(description="Citation and licence, shown in the report.")
+
+    @model_validator(mode="after")
+    def _named_together(self) -> "Norm":
+        if (self.valence is None) != (self.arousal is None):
+            raise ValueError("name the columns of valence and arousal both, or neither where they are recognised")
+        return self
 
 
 class DenoiseShare(Strict):
@@ -510,6 +536,45 @@ class Clusters(Strict):
 
     k: Annotated[int, Field(ge=2)] = Field(10, description="Fixed number of clusters, reported beside the best one.")
     k_max: Annotated[int, Field(ge=2)] = Field(20, description="Largest number tried when the silhouette chooses.")
+    reference: str | None = Field(
+        "resources/emotions/paper_clusters.csv",
+        description="CSV file (emotion,cluster) of groups found elsewhere, with which the run's are compared; the "
+        "paper's by default.",
+    )
+
+
+class Holdout(Strict):
+    """How stories are recognised by vectors that were made without them."""
+
+    folds: Annotated[int, Field(ge=2)] = Field(
+        6, description="Parts of the corpus, whole topics each; every part is recognised by vectors of the others."
+    )
+    window: Annotated[int, Field(ge=1)] = Field(3, description="Neighbouring layers that the layer sweep joins.")
+    weakest: Count = Field(10, description="Emotions told apart worst for which further stories are asked.")
+    before: Name | None = Field(
+        None, description="Run whose weakest emotions this run had further stories for, to be put beside it."
+    )
+
+
+class Probes(Strict):
+    """Logistic regressions that are trained to read each emotion."""
+
+    layers: Layers | None = Field(None, description="Layers probed; seven spread over the run's by default.")
+    n_train: Count | None = Field(
+        None, description="Training texts per emotion, drawn at random; about 4,096 of all emotions by default."
+    )
+    n_val: Count | None = Field(
+        None, description="Validation texts per emotion, of a corpus without topics; a third of those by default."
+    )
+
+
+class Variants(Strict):
+    """Other ways to get the activations of the headline layer, which say how much hangs on the choice."""
+
+    readings: list[Name] = Field(default_factory=list, description="Readings other than the run's.")
+    models: list[Name] = Field(
+        default_factory=list, description="Entries of the same weights, such as a quantised one."
+    )
 
 
 class Figures(Strict):
@@ -717,7 +782,11 @@ class Run(Strict):
     layers: Layers = Field(
         "all", description="Layers analysed, out of those the model collects; all means all of them."
     )
-    layer: Layers = Field("auto", description="The headline layer: auto, a number or a fraction of depth.")
+    layer: HeadlineLayer = Field(
+        "auto",
+        description="The headline layer: auto, a number, a fraction of depth, or sweep, the one that tells emotions "
+        "apart best on topics kept for choosing it.",
+    )
     reference: Literal["mean_of_means", "rest", "neutral"] = Field(
         "mean_of_means", description="What is subtracted from an emotion's mean."
     )
@@ -730,6 +799,20 @@ class Run(Strict):
     components: Annotated[int, Field(ge=2, le=20)] = Field(5, description="Principal components reported per layer.")
     pairs: Count = Field(10, description="Most similar and most opposed pairs listed.")
     clusters: Clusters = Clusters()
+    analyses: Annotated[
+        Annotated[Literal["all"], Tag("<all>")] | Annotated[list[QuestionName], Tag("<names>")],
+        Discriminator(lambda value: "<all>" if isinstance(value, str) else "<names>"),
+    ] = Field("all", description="Questions asked beside those that the summary rests on; all that can be, by default.")
+    holdout: Holdout = Holdout()
+    probes: Probes = Probes()
+    variants: Variants = Variants()
+    relations: str = Field(
+        "resources/emotions/relations.csv", description="CSV file (a,b,relation) of synonyms and antonyms."
+    )
+    lexicon: Name | None = Field(
+        None, description="Norm of many words, from which the arousal of the stories' own words is taken."
+    )
+    external: list[Name] = Field(default_factory=list, description="Entries of texts that the vectors are laid over.")
     trials: list[Name] = Field(
         default_factory=list, description="Steering trials; verdicts need one of kind cost beside the others."
     )
@@ -749,6 +832,33 @@ class EnvModules(Strict):
     gpu: list[ModuleName] = Field(default_factory=list, description="For jobs that run the model.")
 
 
+class PassageFile(TextFile):
+    """A table of texts, by its suffix as a corpus's, or a plain text file (.txt), which is read by paragraphs."""
+
+    more_suffixes: ClassVar[tuple[str, ...]] = (".txt",)
+
+
+class ExternalText(Strict):
+    """Texts that no corpus holds, such as a sample of the Pile, over which the vectors of a run are laid."""
+
+    source: Annotated[
+        Annotated[PassageFile, Tag("<file>")] | Annotated[Dataset, Tag("<dataset>")], alternatives("file", "dataset")
+    ]
+    samples: Count = Field(5000, description="Texts that are drawn, at random from files, the first of a stream.")
+    min_tokens: Count = Field(20, description="Passages with fewer tokens are left out and counted.")
+    max_tokens: Count = Field(256, description="Tokens of a passage; the rest of a text is not read.")
+    seed: int = Field(0, description="Decides which texts are drawn.")
+
+
+class PromptLists(Strict):
+    """Lists of prompts that models read; copy and change them for your own (resources/prompts/README.md)."""
+
+    implicit: str = Field("resources/prompts/implicit_scenarios.jsonl", description="Messages that imply an emotion.")
+    intensity: str = Field("resources/prompts/intensity_templates.jsonl", description="Messages with a number in them.")
+    speakers: str = Field("resources/prompts/speakers.jsonl", description="Dialogues of two who feel something.")
+    refusal: str = Field("resources/prompts/refusal_pairs.jsonl", description="Matched requests and replies.")
+
+
 class Config(Strict):
     """affectome's workflow configuration."""
 
@@ -758,7 +868,12 @@ class Config(Strict):
     readings: dict[Name, Reading]
     norms: dict[Name, Norm]
     trials: dict[Name, Trial] = Field(default_factory=dict)
+    prompts: PromptLists = PromptLists()
+    texts: dict[Name, ExternalText] = Field(default_factory=dict)
     run_definitions: dict[Name, Run]
+    compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=list, description="Pairs of runs that are set side by side beside building them."
+    )
     envmodules: EnvModules = EnvModules()
 
     @model_validator(mode="before")
@@ -784,16 +899,56 @@ class Config(Strict):
             return self.collected_layers(definition.model)
         return resolve_layers(definition.layers, self.models[definition.model].blocks)
 
-    def run_layer(self, run: str) -> int:
-        """The headline layer of `run`."""
+    def swept(self, run: str) -> bool:
+        """Whether the headline layer of `run` is known only after its layer sweep."""
+        return self.run_definitions[run].layer == SWEEP
+
+    def headline_layers(self, run: str) -> tuple[int, ...]:
+        """The headline layer of `run`, or all among which its layer sweep chooses."""
         definition = self.run_definitions[run]
-        return resolve_layer(definition.layer, self.models[definition.model].blocks)
+        if self.swept(run):
+            stored = set(self.stored_layers(definition.model))
+            return tuple(layer for layer in self.run_layers(run) if layer in stored)
+        return (resolve_layer(definition.layer, self.models[definition.model].blocks),)
+
+    def probed_layers(self, run: str) -> tuple[int, ...]:
+        """Layers that `run` probes: those it names, or some of those stored per text, the headline layer among them."""
+        definition = self.run_definitions[run]
+        blocks = self.models[definition.model].blocks
+        if definition.probes.layers is not None:
+            return resolve_layers(definition.probes.layers, blocks)
+        stored = set(self.stored_layers(definition.model))
+        there = [layer for layer in self.run_layers(run) if layer in stored]
+        if self.swept(run) or len(there) <= _PROBED:
+            return tuple(there)
+        spread = [there[round(step * (len(there) - 1) / (_PROBED - 1))] for step in range(_PROBED)]
+        (headline,) = self.headline_layers(run)
+        if headline not in spread:
+            spread[min(range(_PROBED), key=lambda index: abs(spread[index] - headline))] = headline
+        return tuple(spread)
+
+    def questions(self, run: str) -> list[str]:
+        """The questions that `run` asks, in the order of its report: those chosen, or all that can be answered."""
+        chosen = self.run_definitions[run].analyses
+        return [name for name in QUESTIONS if (self.lacks(run, name) is None if chosen == "all" else name in chosen)]
+
+    def lacks(self, run: str, question: str) -> str | None:
+        """What `run` would need for `question` and does not have, in words; None where nothing is missing."""
+        definition = self.run_definitions[run]
+        needs = QUESTIONS[question].needs
+        if needs == "texts" and not set(self.headline_layers(run)) <= set(self.stored_layers(definition.model)):
+            return f"activations per text of the headline layer; add it to models.{definition.model}.stored"
+        if needs == "words" and definition.lexicon is None:
+            return "a lexicon; name a norm of many words as lexicon"
+        if needs == "external" and not definition.external:
+            return "texts; name some as external"
+        return None
 
     def trial_layers(self, run: str, trial: str) -> tuple[int, ...]:
-        """Blocks that `trial` steers at once in `run`."""
+        """Blocks that `trial` steers at once in `run`, or, at a headline layer not known yet, those it may be."""
         layers = self.trials[trial].layers
         if layers == "auto":
-            return (self.run_layer(run),)
+            return self.headline_layers(run)
         return resolve_layers(layers, self.models[self.run_definitions[run].model].blocks)
 
     def writer_spec(self, corpus: str) -> dict[str, Any]:
@@ -860,6 +1015,10 @@ def read_words(words: str | list[str]) -> list[str]:
     return list(words)
 
 
+# What keys of a run name, where they are not called after it.
+_NOUNS = {"external": "text", "lexicon": "norm", "holdout.before": "run"}
+
+
 def _check_names(config: Config) -> list[str]:
     """Mistakes in how entries refer to each other and to layers.
 
@@ -871,6 +1030,14 @@ def _check_names(config: Config) -> list[str]:
             mistakes.append(f"runs: {_unknown(run, 'run', config.run_definitions)}")
         if config.runs.count(run) > 1:
             mistakes.append(f"runs: {run!r} stands {config.runs.count(run)} times; name it once")
+    for pair in config.compare:
+        mistakes += [
+            f"compare: {_unknown(run, 'run', config.run_definitions)}"
+            for run in pair
+            if run not in config.run_definitions
+        ]
+        if len(set(pair)) < len(pair):
+            mistakes.append(f"compare: {pair[0]!r} stands beside itself; name two runs")
     for name, model in config.models.items():
         try:
             resolve_layers(model.layers, model.blocks)
@@ -922,13 +1089,18 @@ def _check_definitions(config: Config, names: list[str]) -> list[str]:
         if name in _RESERVED_RUN_NAMES:
             mistakes.append(f"{key}: the name is taken by a folder of the workflow; choose another")
         broken = [
-            f"{key}.{field}: {_unknown(value, field, known)}"
+            f"{key}.{field}: {_unknown(value, _NOUNS.get(field, field.rpartition('.')[2]), known)}"
             for field, value, known in (
                 ("model", run.model, config.models),
                 ("corpus", run.corpus, config.corpora),
                 ("reading", run.reading, config.readings),
                 *(("norms", norm, config.norms) for norm in run.norms),
                 *(("trials", trial, config.trials) for trial in run.trials),
+                *(("external", name, config.texts) for name in run.external),
+                *(("lexicon", norm, config.norms) for norm in filter(None, [run.lexicon])),
+                *(("variants.readings", reading, config.readings) for reading in run.variants.readings),
+                *(("variants.models", model, config.models) for model in run.variants.models),
+                *(("holdout.before", other, config.run_definitions) for other in filter(None, [run.holdout.before])),
             )
             if value not in known
         ]
@@ -947,7 +1119,7 @@ def _check_run(config: Config, name: str, key: str) -> list[str]:
     run = config.run_definitions[name]
     mistakes = []
     collected = set(config.collected_layers(run.model))
-    for field, layers in (("layers", config.run_layers), ("layer", lambda _: {config.run_layer(name)})):
+    for field, layers in (("layers", config.run_layers), ("layer", config.headline_layers)):
         try:
             absent = sorted(set(layers(name)) - collected)
         except ValueError as error:
@@ -958,10 +1130,15 @@ def _check_run(config: Config, name: str, key: str) -> list[str]:
                 f"{key}.{field}: model {run.model!r} does not collect {_plural('layer', absent)}; "
                 f"add {'it' if len(absent) == 1 else 'them'} to models.{run.model}.layers or choose others"
             )
-    if not mistakes and config.run_layer(name) not in config.run_layers(name):
-        mistakes.append(
-            f"{key}.layer: layer {config.run_layer(name)} is not among the run's layers; add it to {key}.layers"
-        )
+    if not mistakes:
+        if not config.headline_layers(name):
+            mistakes.append(
+                f"{key}.layer: sweep chooses among layers stored per text, and none of the run's is; add to "
+                f"models.{run.model}.stored"
+            )
+        absent = sorted(set(config.headline_layers(name)) - set(config.run_layers(name)))
+        if absent:
+            mistakes.append(f"{key}.layer: layer {absent[0]} is not among the run's layers; add it to {key}.layers")
     corpus = config.corpora[run.corpus]
     has_neutral = any(
         part.neutral is not None if isinstance(part, FileCorpus) else part.neutral_dialogues > 0
@@ -976,7 +1153,44 @@ def _check_run(config: Config, name: str, key: str) -> list[str]:
     for trial in dict.fromkeys(run.trials):
         if run.trials.count(trial) > 1:
             mistakes.append(f"{key}.trials: {trial!r} stands {run.trials.count(trial)} times; name it once")
+    if not mistakes:
+        mistakes += _check_questions(config, name, key)
+    if not mistakes and run.analyses != "all":
+        mistakes += [
+            f"{key}.analyses: {question} needs {lacking}"
+            for question in dict.fromkeys(run.analyses)
+            if (lacking := config.lacks(name, question))
+        ]
     return mistakes or [line for trial in run.trials for line in _check_trial_of(config, name, trial)]
+
+
+def _check_questions(config: Config, name: str, key: str) -> list[str]:
+    """Mistakes in what the questions of a run refer to."""
+    run, mistakes = config.run_definitions[name], []
+    model, layers = config.models[run.model], set(config.headline_layers(name))
+    for other in run.variants.models:
+        entry = config.models[other]
+        if (entry.blocks, entry.width) != (model.blocks, model.width):
+            mistakes.append(
+                f"{key}.variants.models: {other!r} has another size than {run.model!r}; name the same weights"
+            )
+        elif not layers <= set(config.stored_layers(other)):
+            gone = sorted(layers - set(config.stored_layers(other)))
+            mistakes.append(
+                f"{key}.variants.models: {other!r} does not store {_plural('layer', gone)}; add to its layers"
+            )
+    try:
+        absent = set(config.probed_layers(name)) - set(config.run_layers(name)) & set(config.stored_layers(run.model))
+    except ValueError as error:
+        return [*mistakes, f"{key}.probes.layers: {error}"]
+    if absent and run.probes.layers is not None:
+        mistakes.append(
+            f"{key}.probes.layers: {_plural('layer', sorted(absent))} not among the run's layers that are stored per "
+            f"text; choose others"
+        )
+    if run.holdout.before == name:
+        mistakes.append(f"{key}.holdout.before: {name!r} is the run itself; name the one before it")
+    return mistakes
 
 
 def _check_trial_of(config: Config, name: str, trial: str) -> list[str]:
@@ -1023,10 +1237,29 @@ def _check_files(config: Config) -> list[str]:
     """Mistakes in the files that the selected runs read."""
     mistakes: list[str] = []
     runs = [config.run_definitions[run] for run in config.runs]
+    requests = {contrasts_of(run) for run in config.run_definitions}
     for name in dict.fromkeys(run.corpus for run in runs):
-        mistakes += _check_corpus(f"corpora.{name}", config.corpora[name])
-    for name in dict.fromkeys(norm for run in runs for norm in run.norms):
+        mistakes += _check_corpus(f"corpora.{name}", config.corpora[name], requests)
+    for name in dict.fromkeys(norm for run in runs for norm in [*run.norms, *filter(None, [run.lexicon])]):
         mistakes += _check_norm(f"norms.{name}", config.norms[name])
+    for name in dict.fromkeys(text for run in runs for text in run.external):
+        source = config.texts[name].source
+        if getattr(source, "file", "").endswith(".txt"):
+            missing = not Path(source.file).is_file()
+            mistakes += [f"texts.{name}.source.file: {source.file!r} does not exist; give the path of one"] * missing
+        else:
+            mistakes += [f"texts.{name}.source.{line}" for line in _peek(source, emotions=False)[1]]
+    named = {f"prompts.{kind}": file for kind, file in config.prompts.model_dump().items()}
+    for name, run in zip(config.runs, runs, strict=True):
+        named |= {f"run_definitions.{name}.relations": run.relations}
+        named |= (
+            {f"run_definitions.{name}.clusters.reference": run.clusters.reference} if run.clusters.reference else {}
+        )
+    mistakes += [
+        f"{key}: file {file!r} does not exist; give the path of one"
+        for key, file in named.items()
+        if not Path(file).is_file()
+    ]
     if not mistakes:
         # The emotions of a corpus are known only once its lists are.
         for run in runs:
@@ -1085,7 +1318,13 @@ def _check_trial(key: str, trial: Any, emotions: list[str]) -> list[str]:
     return mistakes
 
 
-def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
+def contrasts_of(run: str) -> str:
+    """The file in which `run` asks for further stories of its weakest emotions."""
+    return f"results/{run}/analyses/weakest_emotions.csv"
+
+
+def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus, requests: set[str]) -> list[str]:
+    """Mistakes in the files of a corpus; `requests` are files that runs will make."""
     mistakes = []
     lists = {"emotions": corpus.emotions} | ({"topics": corpus.topics} if isinstance(corpus, WrittenCorpus) else {})
     for field, words in lists.items():
@@ -1103,7 +1342,7 @@ def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
         known = _known_emotions() if isinstance(corpus.emotions, list) else set(read_words(corpus.emotions))
         if corpus.topic_count and corpus.topic_count > len(read_words(corpus.topics)):
             mistakes.append(f"{key}.topic_count: {corpus.topic_count} is more than the topics there are; lower it")
-        mistakes += _check_writing(key, corpus)
+        mistakes += _check_writing(key, corpus, requests)
     else:
         found, mistakes_in_file = _peek(corpus.stories)
         mistakes += [f"{key}.stories.{mistake}" for mistake in mistakes_in_file]
@@ -1120,10 +1359,10 @@ def _check_corpus(key: str, corpus: FileCorpus | WrittenCorpus) -> list[str]:
     return mistakes
 
 
-def _check_writing(key: str, corpus: WrittenCorpus) -> list[str]:
+def _check_writing(key: str, corpus: WrittenCorpus, requests: set[str]) -> list[str]:
     """Mistakes in the files that a corpus is written from, and a budget that nobody could keep."""
     files = {f"prompts.{field}": file for field, file in corpus.prompts.model_dump().items()}
-    files |= {"contrasts": corpus.contrasts} if corpus.contrasts else {}
+    files |= {"contrasts": corpus.contrasts} if corpus.contrasts and corpus.contrasts not in requests else {}
     mistakes = [
         f"{key}.{field}: file {file!r} does not exist; give the path of a text file"
         for field, file in files.items()
@@ -1155,12 +1394,14 @@ def _known_emotions() -> set[str]:
 def _check_norm(key: str, norm: Norm) -> list[str]:
     if not Path(norm.file).is_file():
         return [f"{key}.file: {norm.file!r} does not exist; give the path of a CSV file"]
-    with open(norm.file, encoding="utf-8", newline="") as handle:
-        header = next(csv.reader(handle), [])
-    wanted = {"word": norm.word, "valence": norm.valence, "arousal": norm.arousal, "dominance": norm.dominance}
+    named = norm.model_dump(include={"word", "valence", "arousal", "dominance"})
+    try:
+        header = complete(norm.file, named).columns
+    except UserError as error:
+        return [f"{key}: {error}"]
     return [
         f"{key}.{field}: {norm.file} has no column {column!r}; it has {', '.join(header)}"
-        for field, column in wanted.items()
+        for field, column in named.items()
         if column is not None and column not in header
     ]
 

@@ -18,6 +18,7 @@ ACTIVATIONS = "affectome.activations"
 LAYER = "affectome.layer"
 VECTORS = "affectome.vectors"
 DIRECTIONS = "affectome.directions"
+READOUTS = "affectome.readouts"
 
 # The version written today, and every version this release still reads.
 VERSIONS: dict[str, tuple[int, frozenset[int]]] = {
@@ -25,6 +26,7 @@ VERSIONS: dict[str, tuple[int, frozenset[int]]] = {
     LAYER: (2, frozenset({1, 2})),
     VECTORS: (1, frozenset({1})),
     DIRECTIONS: (1, frozenset({1})),
+    READOUTS: (1, frozenset({1})),
 }
 
 

@@ -19,6 +19,10 @@ A *layer specification* is what a user writes in config:
 
 import math
 import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from affectome.files import read_json
 
 LayerSpec = str | int | float | list
 
@@ -62,6 +66,16 @@ def resolve_layer(spec: LayerSpec, blocks: int) -> int:
     if len(layers) != 1:
         raise ValueError(f"{spec!r} names {len(layers)} layers where one is wanted; use auto, a number or a fraction")
     return layers[0]
+
+
+def headline_layer(layer: int | str | Path) -> int:
+    """The headline layer of a run: `layer` itself, or the best one of the sweep whose results (JSON) it names."""
+    return layer if isinstance(layer, int) else int(read_json(layer)["best"])
+
+
+def of_layer(files: Iterable[str | Path], layer: int) -> str | Path:
+    """The one of `files`, each named `layer_{L}.h5`, that is of `layer`; KeyError where there is none."""
+    return {Path(file).stem: file for file in files}[f"layer_{layer}"]
 
 
 def _resolve_name(spec: str, blocks: int) -> tuple[int, ...]:

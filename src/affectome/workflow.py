@@ -10,12 +10,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from copy import copy
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from affectome.config import Config, CostTrial, FileCorpus, WrittenCorpus, load_config, read_words
+from affectome.config import Config, CostTrial, FileCorpus, PromptLists, Run, WrittenCorpus, load_config, read_words
 from affectome.errors import UserError
 from affectome.figures import FIGURES, STEERING_FIGURES
+from affectome.questions import ANSWER_FIGURES, QUESTIONS, category
 from affectome.scheduling.requests import requests
 from affectome.steering.sets import read_set
 
@@ -30,6 +32,9 @@ ANALYSES = (
     "clusters.json",
     "layer_profile.parquet",
 )
+
+# Emotions that two runs must share to be compared layer by layer.
+_SHARED = 5
 
 # What a corpus is like, in numbers and to be read.
 _CARD = ("corpus_card.html", "corpus_card.json")
@@ -66,8 +71,34 @@ class Workflow:
             "run": one_of(self.config.run_definitions),
             "comparison": rf"(?:{one_of(self.config.run_definitions)})(?:\+(?:{one_of(self.config.run_definitions)}))+",
             "trial": one_of(self.config.trials),
-            "figure": one_of(dict.fromkeys([*FIGURES, *(name for some in STEERING_FIGURES.values() for name in some)])),
+            "figure": one_of(
+                dict.fromkeys(
+                    [*FIGURES, *ANSWER_FIGURES, *(name for some in STEERING_FIGURES.values() for name in some)]
+                )
+            ),
+            "prompts": one_of(PromptLists.model_fields),
+            "texts": one_of(self.config.texts),
         }
+
+    @property
+    def lexical_runs(self) -> str:
+        """Runs that have ratings of the words that stories are made of."""
+        return one_of(name for name, run in self.config.run_definitions.items() if run.lexicon)
+
+    @property
+    def external_runs(self) -> str:
+        """Runs that lay their vectors over texts from elsewhere."""
+        return one_of(name for name, run in self.config.run_definitions.items() if run.external)
+
+    @property
+    def run_figures(self) -> str:
+        """Figures of the tables that every run has."""
+        return one_of(FIGURES)
+
+    @property
+    def answer_figures(self) -> str:
+        """Figures of the questions that a run asks."""
+        return one_of(ANSWER_FIGURES)
 
     @property
     def file_corpora(self) -> str:
@@ -134,7 +165,16 @@ class Workflow:
 
     def analyses(self) -> list[str]:
         """Every table and list of numbers of the selected runs."""
-        return self._of_runs(lambda _: [f"analyses/{name}" for name in ANALYSES])
+        return self._of_runs(
+            lambda run: [
+                *(f"analyses/{name}" for name in ANALYSES),
+                *(
+                    f"analyses/{name}"
+                    for q in self.config.questions(run)
+                    for name in (f"{q}.json", *QUESTIONS[q].files)
+                ),
+            ]
+        )
 
     def steering(self) -> list[str]:
         """What the trials of the selected runs found, in numbers."""
@@ -144,9 +184,18 @@ class Workflow:
     def report(self) -> list[str]:
         """Pages, summaries, manifests and pictures of the selected runs, those of their trials among them."""
         forms = ("svg", "png", "txt")
-        pictures = [*(f"figures/{name}.{form}" for name in FIGURES for form in forms), "figures/interactive.html"]
+
+        def of_run(run: str) -> list[str]:
+            pictures = [*FIGURES, *self._answer_figures(run)]
+            return [
+                *("summary.html", "overview.rst", "summary.json", "manifest.json", "figures/interactive.html"),
+                *(f"figures/{name}.{form}" for name in pictures for form in forms),
+                *(f"figures/{name}" for name in self._answer_pages(run)),
+            ]
+
         return [
-            *self._of_runs(lambda _: ["summary.html", "overview.rst", "summary.json", "manifest.json", *pictures]),
+            *(f"results/comparisons/{'+'.join(pair)}/comparison.html" for pair in self.config.compare),
+            *self._of_runs(of_run),
             *self._of_trials(
                 lambda kind: [
                     *(f"figures/{name}.{form}" for name in STEERING_FIGURES[kind] for form in forms),
@@ -154,6 +203,12 @@ class Workflow:
                 ]
             ),
         ]
+
+    def _answer_figures(self, run: str) -> list[str]:
+        return [figure for question in self.config.questions(run) for figure in QUESTIONS[question].figures]
+
+    def _answer_pages(self, run: str) -> list[str]:
+        return [page for question in self.config.questions(run) if (page := QUESTIONS[question].page)]
 
     def bundles(self) -> list[str]:
         """The archives of the selected runs."""
@@ -186,7 +241,10 @@ class Workflow:
         words += [*filter(None, [getattr(corpus, "contrasts", None)]), *prompts]
         sets = [self.config.trials[trial].set_ for trial in run.trials]
         inside = [file for name in sets for file in read_set(name).files]
-        named = [*words, *tables, *self.norm_files(wildcards), *sets, *inside]
+        words += [run.relations, *self.config.prompts.model_dump().values(), *self.reference_clusters(wildcards)]
+        tables += [file for name in run.external for file in self.config.texts[name].source.files]
+        norms = [*self.norm_files(wildcards), *self.lexicon_file(wildcards)]
+        named = [*words, *tables, *norms, *sets, *inside]
         return list(dict.fromkeys(map(str, named)))
 
     def _of_runs(self, names: Callable[[str], list[str]]) -> list[str]:
@@ -297,9 +355,127 @@ class Workflow:
         """What was dropped from a run's corpus."""
         return f"results/corpora/{self.config.run_definitions[wildcards.run].corpus}/screening.json"
 
-    def headline_layer_file(self, wildcards: Any) -> str:
-        """The activations of a run's headline layer."""
-        return self._layer_file(wildcards.run, self.config.run_layer(wildcards.run))
+    def headline_layer_files(self, wildcards: Any) -> list[str]:
+        """The activations of a run's headline layer, or of all among which its sweep chooses."""
+        return [self._layer_file(wildcards.run, layer) for layer in self.config.headline_layers(wildcards.run)]
+
+    def swept_layer_files(self, wildcards: Any) -> list[str]:
+        """The activations of all layers of a run that are stored per text."""
+        run = self.config.run_definitions[wildcards.run]
+        stored = set(self.config.stored_layers(run.model))
+        return [
+            self._layer_file(wildcards.run, layer) for layer in self.config.run_layers(wildcards.run) if layer in stored
+        ]
+
+    def headline_vector_files(self, wildcards: Any) -> list[str]:
+        """The vectors of a run's headline layer, or of all among which its sweep chooses."""
+        return [
+            f"results/{wildcards.run}/vectors/layer_{layer}.h5" for layer in self.config.headline_layers(wildcards.run)
+        ]
+
+    def chosen_layer(self, wildcards: Any) -> list[str]:
+        """Where the headline layer of a run is found, if config does not say it."""
+        return [self._sweep(wildcards.run)] if self.config.swept(wildcards.run) else []
+
+    def _sweep(self, run: str) -> str:
+        return f"results/{run}/analyses/layer_sweep.json"
+
+    def _layer(self, run: str) -> int | str:
+        """The headline layer of a run, or the file in which it is found (see `affectome.layers.headline_layer`)."""
+        return self._sweep(run) if self.config.swept(run) else self.config.headline_layers(run)[0]
+
+    def headline(self, wildcards: Any) -> int | str:
+        """The headline layer of a run, or the sweep that chooses it."""
+        return self._layer(wildcards.run)
+
+    def prompt_list(self, wildcards: Any) -> str:
+        """The file of a list of prompts."""
+        return str(getattr(self.config.prompts, wildcards.prompts))
+
+    def readouts(self, prompts: str) -> Callable[[Any], str]:
+        """An input function: what a run's model made of the list `prompts`."""
+        return lambda wildcards: f"results/readouts/{self.config.run_definitions[wildcards.run].model}/{prompts}.h5"
+
+    def probed_layer_files(self, wildcards: Any) -> list[str]:
+        """The activations of the layers that a run probes."""
+        return [self._layer_file(wildcards.run, layer) for layer in self.config.probed_layers(wildcards.run)]
+
+    def reading_variants(self, wildcards: Any) -> list[str]:
+        """The headline layer under the other readings of a run."""
+        run = self.config.run_definitions[wildcards.run]
+        return [
+            f"results/activations/{run.model}/{run.corpus}/{reading}/layer_{layer}.h5"
+            for reading in run.variants.readings
+            for layer in self.config.headline_layers(wildcards.run)
+        ]
+
+    def model_variants(self, wildcards: Any) -> list[str]:
+        """The headline layer of other entries of a run's model."""
+        run = self.config.run_definitions[wildcards.run]
+        return [
+            f"results/activations/{model}/{run.corpus}/{run.reading}/layer_{layer}.h5"
+            for model in run.variants.models
+            for layer in self.config.headline_layers(wildcards.run)
+        ]
+
+    def relations_file(self, wildcards: Any) -> str:
+        """The synonyms and antonyms that a run looks for."""
+        return str(self.config.run_definitions[wildcards.run].relations)
+
+    def reference_clusters(self, wildcards: Any) -> list[str]:
+        """Groups found elsewhere, if a run compares its own with some."""
+        reference = self.config.run_definitions[wildcards.run].clusters.reference
+        return [reference] if reference else []
+
+    def lexicon_file(self, wildcards: Any) -> list[str]:
+        """The ratings of the words that stories are made of, if a run has some."""
+        lexicon = self.config.run_definitions[wildcards.run].lexicon
+        return [self.config.norms[lexicon].file] if lexicon else []
+
+    def before(self, wildcards: Any) -> list[str]:
+        """How the run recognised stories whose weakest emotions a run had further stories for."""
+        other = self.config.run_definitions[wildcards.run].holdout.before
+        return [f"results/{other}/analyses/story_holdout.{form}" for form in ("json", "parquet")] if other else []
+
+    def published_answers(self, wildcards: Any) -> list[str]:
+        """The answers of a run that figures published elsewhere are put beside."""
+        compared = {"story_holdout", "probes", "logit_lens", "implicit_scenarios"}
+        asked = self.config.questions(wildcards.run)
+        return [f"results/{wildcards.run}/analyses/{name}.json" for name in asked if name in compared]
+
+    def neutral(self, wildcards: Any) -> str:
+        """The neutral texts of a run's corpus."""
+        return f"results/corpora/{self.config.run_definitions[wildcards.run].corpus}/neutral.parquet"
+
+    def external_files(self, wildcards: Any) -> list[str]:
+        """The files that texts from elsewhere are read from."""
+        return self.config.texts[wildcards.texts].source.files
+
+    def projections(self, form: str) -> Callable[[Any], list[str]]:
+        """An input function: the projections of a run's external texts as `form` parquet or json."""
+        return lambda wildcards: [
+            f"results/{wildcards.run}/external/{name}.{form}"
+            for name in self.config.run_definitions[wildcards.run].external
+        ]
+
+    def answers(self, wildcards: Any) -> list[str]:
+        """The answers to a run's questions, in numbers."""
+        return [f"results/{wildcards.run}/analyses/{name}.json" for name in self.config.questions(wildcards.run)]
+
+    def answer_tables(self, wildcards: Any) -> list[str]:
+        """What a figure of an answer is drawn from."""
+        question = ANSWER_FIGURES[wildcards.figure]
+        return [f"results/{wildcards.run}/analyses/{question}.{form}" for form in ("json", "parquet")]
+
+    def answer_pictures(self, wildcards: Any) -> list[str]:
+        """The figures and pages of a run's answers."""
+        folder = f"results/{wildcards.run}/figures"
+        pictures = [f"{folder}/{name}.svg" for name in self._answer_figures(wildcards.run)]
+        return [*pictures, *(f"{folder}/{name}" for name in self._answer_pages(wildcards.run))]
+
+    def answer_captions(self, wildcards: Any) -> list[str]:
+        """The captions of the figures of a run's answers."""
+        return [f"results/{wildcards.run}/figures/{name}.txt" for name in self._answer_figures(wildcards.run)]
 
     def _layer_file(self, run: str, layer: int | str) -> str:
         read = self.config.run_definitions[run]
@@ -492,12 +668,130 @@ class Workflow:
     def cluster_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `clusters`."""
         run = self.config.run_definitions[wildcards.run]
-        return {**run.clusters.model_dump(), "seed": run.statistics.seed}
+        return {**run.clusters.model_dump(include={"k", "k_max"}), "seed": run.statistics.seed}
+
+    def _loading(self, model: str) -> dict[str, Any]:
+        """How `model` is loaded where it is run."""
+        return self.config.models[model].model_dump(
+            include={"dtype", "quantization", "token_budget", "trust_remote_code"}
+        )
+
+    def readout_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `readouts`."""
+        layers = list(self.config.collected_layers(wildcards.model))
+        return {"kind": wildcards.prompts, "layers": layers, **self._loading(wildcards.model)}
+
+    def _resampling(self, wildcards: Any, *names: str) -> dict[str, Any]:
+        return self.config.run_definitions[wildcards.run].statistics.model_dump(include={*names, "seed"})
+
+    def resampled_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of questions that need to know nothing but how often to resample."""
+        return self._resampling(wildcards, "bootstrap", "permutations")
+
+    def layer_similarity_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `layer_similarity`."""
+        return self._resampling(wildcards, "permutations")
+
+    def published_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `published`."""
+        return {"norms": self.norms(wildcards)}
+
+    def _held_out(self, wildcards: Any) -> dict[str, Any]:
+        """How vectors are made and which stories take no part in them."""
+        return {**self.vector_spec(wildcards), "folds": self.config.run_definitions[wildcards.run].holdout.folds}
+
+    def story_holdout_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `story_holdout`."""
+        return {**self._held_out(wildcards), **self.resampled_spec(wildcards)}
+
+    def layer_sweep_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `layer_sweep`."""
+        window = self.config.run_definitions[wildcards.run].holdout.window
+        return {**self._held_out(wildcards), "window": window, **self._resampling(wildcards, "bootstrap")}
+
+    def recognition_sweeps_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `recognition_sweeps`."""
+        swept = {"draws": 10, "shares": [0.25, 0.5, 0.75, 0.9]}
+        return {**self._held_out(wildcards), **swept, **self._resampling(wildcards, "bootstrap")}
+
+    def weakest_emotions_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `weakest_emotions`."""
+        count = self.config.run_definitions[wildcards.run].holdout.weakest
+        return {"count": count, "unlike": 2, **self._resampling(wildcards, "bootstrap")}
+
+    def probes_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `probes`."""
+        run = self.config.run_definitions[wildcards.run]
+        return {
+            "emotions": read_words(self.config.corpora[run.corpus].emotions),
+            "folds": 3,
+            **run.probes.model_dump(include={"n_train", "n_val"}),
+            **self.resampled_spec(wildcards),
+        }
+
+    def robustness_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `robustness`."""
+        return {
+            **self._held_out(wildcards),
+            **self._first_norm(wildcards),
+            "splits": 50,
+            **self._resampling(wildcards, "bootstrap"),
+        }
+
+    def cluster_stability_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `cluster_stability`."""
+        run = self.config.run_definitions[wildcards.run]
+        often = {"bootstrap": 100, "rotations": 99}
+        return {"reference": run.reference, **often, **self._resampling(wildcards, "permutations")}
+
+    def emotion_maps_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `emotion_maps`."""
+        return {"stress_draws": 99, **self.resampled_spec(wildcards)}
+
+    def arousal_check_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `arousal_check`."""
+        lexicon = self.config.run_definitions[wildcards.run].lexicon
+        return {
+            "lexicon": self.config.norms[lexicon].model_dump(exclude={"source"}),
+            "lexicon_name": lexicon,
+            "norms": self.norms(wildcards),
+            **self.resampled_spec(wildcards),
+        }
+
+    def logit_lens_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `logit_lens`."""
+        model = self.config.models[self.config.run_definitions[wildcards.run].model]
+        shown = {"layers": 5, "tokens": 8, "trust_remote_code": model.trust_remote_code}
+        return {**shown, **self.resampled_spec(wildcards)}
+
+    def external_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `external_projections`."""
+        texts = self.config.texts[wildcards.texts].model_dump(mode="json")
+        return {**texts, **self._loading(self.config.run_definitions[wildcards.run].model)}
+
+    def external_text_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `external_text`."""
+        run = self.config.run_definitions[wildcards.run]
+        return {"corpora": run.external, "passages": 3, **self.resampled_spec(wildcards)}
+
+    def coloured_passages_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `coloured_passages`."""
+        run = self.config.run_definitions[wildcards.run]
+        loading = self._loading(run.model)
+        del loading["token_budget"]
+        shown = {"title": run.title, "corpora": run.external, "emotions": 12, "max_tokens": 256}
+        return {**shown, **loading, **self._resampling(wildcards)}
 
     def directions_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `steering_directions`."""
         trial = self.config.trials[wildcards.trial]
-        return {"emotions": trial.vectors, "controls": trial.controls.model_dump(), "seed": trial.seed}
+        swept = trial.layers == "auto" and self.config.swept(wildcards.run)
+        return {
+            "emotions": trial.vectors,
+            "controls": trial.controls.model_dump(),
+            "seed": trial.seed,
+            "layer": self._sweep(wildcards.run) if swept else None,
+        }
 
     def trial_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `steering_trial`."""
@@ -508,7 +802,7 @@ class Workflow:
         return {
             "positions": "all",
             **trial.model_dump(include=settings),
-            "layer": self.config.run_layer(wildcards.run),
+            "layer": self._layer(wildcards.run),
             "token_budget": model.trial_budget,
             **model.model_dump(include={"dtype", "quantization", "trust_remote_code"}),
         }
@@ -577,12 +871,24 @@ class Workflow:
     def figure_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `figures`."""
         run = self.config.run_definitions[wildcards.run]
-        layer = self.config.run_layer(wildcards.run)
-        return {"layer": layer, **self._first_norm(wildcards), **run.figures.model_dump()}
+        return {"layer": self._layer(wildcards.run), **self._first_norm(wildcards), **run.figures.model_dump()}
+
+    def answer_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `answer_figures`."""
+        run = self.config.run_definitions[wildcards.run]
+        return {"layer": self._layer(wildcards.run), "dpi": run.figures.dpi}
+
+    def answer_category(self, wildcards: Any) -> str:
+        """Where Snakemake's report files a figure of an answer."""
+        return category(QUESTIONS[ANSWER_FIGURES[wildcards.figure]].category)
+
+    def answer_labels(self, wildcards: Any) -> dict[str, str]:
+        """What Snakemake's report lists a figure of an answer by."""
+        return {"figure": QUESTIONS[ANSWER_FIGURES[wildcards.figure]].figures[wildcards.figure], "run": wildcards.run}
 
     def figure_category(self, wildcards: Any) -> str:
         """The question that a figure of a run answers, under which Snakemake's report files it."""
-        return FIGURES[wildcards.figure].category
+        return category(FIGURES[wildcards.figure].category)
 
     def figure_labels(self, wildcards: Any) -> dict[str, str]:
         """What Snakemake's report lists a figure of a run by."""
@@ -620,6 +926,55 @@ class Workflow:
         }
         return [(run, file) for run, files in found.items() for file in files if file.endswith("/verdict.json")]
 
+    @property
+    def pairs(self) -> str:
+        """Comparisons of two runs."""
+        runs = one_of(self.config.run_definitions)
+        return rf"(?:{runs})\+(?:{runs})"
+
+    def vectors_of(self, place: int) -> Callable[[Any], list[str]]:
+        """An input function: the vectors of the run at `place` in a comparison."""
+
+        def files(wildcards: Any) -> list[str]:
+            run = wildcards.comparison.split("+")[place]
+            return [f"results/{run}/vectors/layer_{layer}.h5" for layer in self.config.run_layers(run)]
+
+        return files
+
+    def headlines(self, wildcards: Any) -> list[int | str]:
+        """The headline layers of the runs of a comparison, or the sweeps that choose them."""
+        return [self._layer(run) for run in wildcards.comparison.split("+")]
+
+    def chosen_layers(self, wildcards: Any) -> list[str]:
+        """Where the headline layers of a comparison are found, of those that config does not say."""
+        return [file for file in self.headlines(wildcards) if isinstance(file, str)]
+
+    def comparison_dpi(self, wildcards: Any) -> int:
+        """The resolution of a comparison's figures, its first run's."""
+        return self.config.run_definitions[wildcards.comparison.split("+")[0]].figures.dpi
+
+    def compared_geometries(self, form: str) -> Callable[[Any], list[str]]:
+        """An input function: how every two runs of a comparison that share words enough arrange them, as `form`."""
+
+        def words(run: str) -> set[str]:
+            return set(read_words(self.config.corpora[self.config.run_definitions[run].corpus].emotions))
+
+        return lambda wildcards: [
+            f"results/comparisons/{a}+{b}/run_geometry.{form}"
+            for a, b in combinations(wildcards.comparison.split("+"), 2)
+            if len(words(a) & words(b)) >= _SHARED
+        ]
+
+    def run_geometry_spec(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of `run_geometry`; those of statistics are the first run's."""
+        runs = wildcards.comparison.split("+")
+        statistics = self.config.run_definitions[runs[0]].statistics
+        return {
+            "names": runs,
+            "norm": self._comparison_norm(wildcards)[1],
+            **statistics.model_dump(include={"bootstrap", "permutations", "seed"}),
+        }
+
     def _comparison_norm(self, wildcards: Any) -> tuple[str, dict[str, Any]]:
         first = self.config.run_definitions[wildcards.comparison.split("+")[0]].norms[0]
         return first, self.config.norms[first].model_dump(exclude={"source"})
@@ -646,12 +1001,12 @@ class Workflow:
     def interactive_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `interactive_figures`."""
         title = self.config.run_definitions[wildcards.run].title
-        return {"title": title, "layer": self.config.run_layer(wildcards.run), **self._first_norm(wildcards)}
+        return {"title": title, "layer": self._layer(wildcards.run), **self._first_norm(wildcards)}
 
     def summary_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `summary`."""
         run = self.config.run_definitions[wildcards.run]
-        return {"run": wildcards.run, "corpus": run.corpus, "layer": self.config.run_layer(wildcards.run)}
+        return {"run": wildcards.run, "corpus": run.corpus, "layer": self._layer(wildcards.run)}
 
     def page_spec(self, wildcards: Any) -> dict[str, Any]:
         """Settings of `summary_page`."""
@@ -667,23 +1022,46 @@ class Workflow:
             "model": {"name": run.model, **self.config.models[run.model].model_dump(**dump)},
             "corpus": {"name": run.corpus, **self.config.corpora[run.corpus].model_dump(**dump)},
             "reading": {"name": run.reading, **self.config.readings[run.reading].model_dump(**dump)},
-            "norms": {name: self.config.norms[name].model_dump(**dump) for name in run.norms},
+            "norms": {name: self.config.norms[name].model_dump(**dump) for name in self._norms_of(run)},
             "trials": {name: self.config.trials[name].model_dump(**dump) for name in run.trials},
+            "prompts": self.config.prompts.model_dump(**dump),
+            "texts": {name: self.config.texts[name].model_dump(**dump) for name in run.external},
         }
 
     def bundle_spec(self, wildcards: Any) -> dict[str, Any]:
         """The configuration of a run alone, complete, in the form of workflow_config.yaml."""
-        run = self.config.run_definitions[wildcards.run]
         dump = {"mode": "json", "by_alias": True}
+        runs = {name: self.config.run_definitions[name] for name in self._with_before(wildcards.run)}
+        corpora = dict.fromkeys(run.corpus for run in runs.values())
+        bases = [getattr(self.config.corpora[name], "base", None) for name in corpora]
+        named = {
+            "models": [model for run in runs.values() for model in (run.model, *run.variants.models)],
+            "corpora": [*filter(None, bases), *corpora],
+            "readings": [reading for run in runs.values() for reading in (run.reading, *run.variants.readings)],
+            "norms": [norm for run in runs.values() for norm in self._norms_of(run)],
+            "trials": [trial for run in runs.values() for trial in run.trials],
+            "texts": [text for run in runs.values() for text in run.external],
+        }
         return {
             "runs": [wildcards.run],
-            "models": {run.model: self.config.models[run.model].model_dump(**dump)},
-            "corpora": {run.corpus: self.config.corpora[run.corpus].model_dump(**dump)},
-            "readings": {run.reading: self.config.readings[run.reading].model_dump(**dump)},
-            "norms": {name: self.config.norms[name].model_dump(**dump) for name in run.norms},
-            "trials": {name: self.config.trials[name].model_dump(**dump) for name in run.trials},
-            "run_definitions": {wildcards.run: run.model_dump(**dump)},
+            **{
+                kind: {name: getattr(self.config, kind)[name].model_dump(**dump) for name in dict.fromkeys(names)}
+                for kind, names in named.items()
+            },
+            "prompts": self.config.prompts.model_dump(**dump),
+            "run_definitions": {name: run.model_dump(**dump) for name, run in runs.items()},
         }
+
+    def _with_before(self, run: str) -> list[str]:
+        """`run`, and those before it that it is put beside."""
+        found = [run]
+        while (before := self.config.run_definitions[found[-1]].holdout.before) and before not in found:
+            found.append(before)
+        return found
+
+    @staticmethod
+    def _norms_of(run: Run) -> list[str]:
+        return [*run.norms, *filter(None, [run.lexicon])]
 
 
 def share_sources() -> None:

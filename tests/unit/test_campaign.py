@@ -72,8 +72,9 @@ def service(kind, trouble=0.3):
 class Campaign:
     """A corpus that is written in `folder` by jobs of which one may follow the other."""
 
-    def __init__(self, folder, service, topics, per_topic=4, **manner):
-        self.folder, self.service = folder, service
+    def __init__(self, folder, service, topics, per_topic=4, prompts=PROMPTS, rules=None, **manner):
+        self.folder, self.service, self.prompts = folder, service, prompts
+        self.rules = rules or Screening().model_dump()
         (folder / "tmp").mkdir(parents=True)
         self.plan = folder / "plan.parquet"
         topics_file = ROOT / "resources" / "prompts" / "neutral_topics.txt"
@@ -102,11 +103,11 @@ class Campaign:
             "plan": str(self.plan),
             "neutral": False,
             "shard": 0,
-            "prompts": PROMPTS,
+            "prompts": self.prompts,
             "writer": {kind: "a-model", "temperature": 1.0},
             "attempts": 4,
             "stories_per_request": per_request,
-            "rules": Screening().model_dump(),
+            "rules": self.rules,
             "manner": {**self.manner, **address},
         }
         keys = {"GEMINI_API_KEY": KEY, "OPENAI_API_KEY": KEY, "NO_PROXY": "127.0.0.1"}

@@ -14,7 +14,7 @@ import pytest
 from affectome.activations.tokens import pooled_span, tokenize
 from affectome.errors import UserError
 from affectome.models import chat
-from affectome.models.chat import as_turn
+from affectome.models.chat import Prompt, as_prompt, as_turn
 from tests.helpers import CHAT_TEMPLATE, STORIES, collect, collect_spec, tiny_model, tiny_tokenizer, write_corpora
 
 TURNS = "{% for message in messages %}<{{ message.role }}>{{ message.content }}|{% endfor %}"
@@ -146,3 +146,39 @@ def test_readings_of_the_same_position_that_do_not_see_the_text_stop_the_job(tmp
     spec = collect_spec([1], framing="assistant", prompt="Go on.", pooling={"position": "before_reply"})
     with pytest.raises(UserError, match=r"block 1 gives text .* and 4 others the same vector"):
         collect(model, *write_corpora(tmp_path, STORIES), tmp_path / "0.h5", spec)
+
+
+# ---------------------------------------------------------------- conversations read at one place
+
+TALK = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "ab "}, {"role": "user", "content": "ab"}]
+THINKING = (
+    TURNS
+    + "{% if add_generation_prompt %}<assistant>{% if enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("turn", "found", "before"), [(0, "ab", "<s>[user]"), (1, "ab", "</s>[assistant]"), (2, "ab", "</s>[user]")]
+)
+def test_each_turn_is_found_though_all_say_the_same(turn: int, found: str, before: str) -> None:
+    text, start, end = as_prompt(tiny_tokenizer(chat=CHAT_TEMPLATE), Prompt(TALK, turn))
+    assert text == "<s>[user]ab</s>[assistant]ab</s>[user]ab</s>[assistant]"
+    assert text[start:end] == found
+    assert text[:start].endswith(before)
+    assert text[:start].count("]") == turn + 1
+
+
+def test_a_reply_begins_without_thinking_and_after_a_reply_none_does() -> None:
+    tokenizer = tiny_tokenizer(chat=THINKING)
+    text, start, end = as_prompt(tokenizer, Prompt(TALK[:1]))
+    assert text == "<user>ab|<assistant><think></think>"
+    assert start == end == len(text)
+    assert as_prompt(tokenizer, Prompt(TALK[:2], 1)) == ("<user>ab|<assistant>ab |", 20, 23)
+
+
+def test_without_a_template_a_conversation_is_a_transcript() -> None:
+    assert as_prompt(tiny_tokenizer(), Prompt(TALK, 1)) == (
+        "Human: ab\n\nAssistant: ab \n\nHuman: ab\n\nAssistant:",
+        22,
+        25,
+    )

@@ -223,3 +223,13 @@ def test_the_interval_of_the_held_out_correlation_is_too_narrow_as_stated() -> N
         low, high = interval(bootstrap_correlations(predicted, y, 200, rng))
         held.append(low <= 0.88 <= high)
     assert 0.75 < np.mean(held) < 0.94
+
+
+def test_a_norm_whose_columns_are_recognised_gives_the_same_numbers(tmp_path: Path) -> None:
+    made = planted(tmp_path, valence=(0.6, 0.3), arousal=(0.2, 0.5))
+    recognised = {"file": made["norm"]["file"], "word": None, "valence": None, "arousal": None, "dominance": None}
+    found = correlations_of(tmp_path, made, named=made["norm"], recognised=recognised)["layers"]["7"]
+    assert found["named"]["n"] == found["recognised"]["n"] == 45
+    for dimension in ("valence", "arousal"):
+        assert found["named"][dimension]["plane"]["r"] == found["recognised"][dimension]["plane"]["r"]
+        assert found["named"][dimension]["ridge"]["r"] == found["recognised"][dimension]["ridge"]["r"]

@@ -12,6 +12,7 @@ from docutils.core import publish_doctree
 
 from affectome.figures import COMPARISON_FIGURES, FIGURES, STEERING_FIGURES
 from affectome.figures.captions import description, write_caption
+from affectome.questions import ANSWER_FIGURES, in_order
 from affectome.report.overview import escape, write_overview
 from affectome.report.page import headline, verdict, write_page
 
@@ -291,7 +292,10 @@ def test_the_page_stands_alone(make):
     assert "script" not in {tag for tag, _ in page.tags}
     links = {value for _, attributes in page.tags for name, value in attributes.items() if name in ("href", "src")}
     others = {link for link in links if not link.startswith("data:image/svg+xml;base64,")}
-    assert others == {"https://arxiv.org/abs/2604.07729"}
+    # Its table of contents leads within it.
+    anchors = {f"#{attributes['id']}" for _, attributes in page.tags if "id" in attributes}
+    assert {link for link in others if link.startswith("#")} <= anchors
+    assert {link for link in others if not link.startswith("#")} == {"https://arxiv.org/abs/2604.07729"}
     assert not re.search(r"@import|url\(", source)
 
 
@@ -299,7 +303,8 @@ def test_figures_are_inside_with_their_captions(make):
     page = Page(make())
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     contents = [base64.b64decode(image["src"].partition(",")[2]).decode() for image in images]
-    assert contents == [f"<svg>{name}</svg>" for name in FIGURES]
+    by_category = sorted(FIGURES, key=lambda name: in_order(FIGURES[name].category))
+    assert contents == [f"<svg>{name}</svg>" for name in by_category]
     assert all(image["alt"] for image in images)
     assert all(f"{description(name)} Here, {name} < 45 words." in page.said for name in FIGURES)
 
@@ -501,9 +506,9 @@ def test_captions_are_plain_restructured_text(file):
 
 def test_every_figure_has_a_caption():
     steering = {name for figures in STEERING_FIGURES.values() for name in figures}
-    others = {"summary", "generations", "interactive", "comparison"}
+    others = {"summary", "generations", "interactive", "comparison", "coloured_passages", "run_geometry"}
     captions = {path.stem for path in (TEXTS / "captions").iterdir()}
-    assert captions == {*FIGURES, *steering, *COMPARISON_FIGURES, *others}
+    assert captions == {*FIGURES, *ANSWER_FIGURES, *steering, *COMPARISON_FIGURES, *others}
 
 
 # ---------------------------------------------------------------- the front page of Snakemake's report

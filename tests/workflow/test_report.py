@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from affectome.figures import FIGURES
+from affectome.questions import category
 from tests.project import snakemake
 from tests.workflow.tiny import RUN, write_overlay
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.workflow
 # The same in everything but its name, its title and that it steers nothing.
 TWIN = "twin"
 CATEGORIES = {"Summary", "Corpora", "Geometry", "Agreement with ratings", "Layers"}
-CATEGORIES |= {"Similarity and clusters", "Steering"}
+CATEGORIES = {category(name) for name in CATEGORIES | {"Similarity and clusters", "Steering"}}
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +87,9 @@ def page(browser: Any) -> Iterator[Any]:
     assert failed == []
 
 
-def open_category(page: Any, category: str) -> None:
+def open_category(page: Any, name: str) -> None:
     page.locator("nav h1 + div a").first.click()
-    page.locator("nav li", has_text=re.compile(f"^{category}$")).click()
+    page.locator("nav li", has_text=re.compile(f"^{name}$")).click()
 
 
 @pytest.mark.parametrize("form", ["zip", "html"])
@@ -97,9 +98,9 @@ def test_every_result_of_the_report_opens(form: str, reports: dict[str, str], pa
     menu = page.locator("nav li").all_inner_texts()
     assert {entry.strip() for entry in menu} > CATEGORIES
     pictures, pages = set(), 0
-    for category in sorted(CATEGORIES):
-        open_category(page, category)
-        if category == "Steering":
+    for name in sorted(CATEGORIES):
+        open_category(page, name)
+        if name == category("Steering"):
             # The only run that has trials is entered without asking.
             assert page.locator("nav fieldset").count() == 0
         rows = page.locator("nav tbody tr")
@@ -127,7 +128,7 @@ def test_every_result_of_the_report_opens(form: str, reports: dict[str, str], pa
 
 def test_a_switch_leads_from_a_run_to_the_other(reports: dict[str, str], page: Any) -> None:
     page.goto(reports["zip"])
-    open_category(page, "Layers")
+    open_category(page, category("Layers"))
     switch = page.locator("nav fieldset")
     assert [text.strip() for text in switch.locator("label").all_inner_texts()] == [RUN, TWIN]
     assert page.locator("nav tbody tr").count() == 1
@@ -143,7 +144,7 @@ def test_what_a_figure_shows_is_said_beside_it_with_its_numbers(
     project: Path, reports: dict[str, str], page: Any
 ) -> None:
     page.goto(reports["zip"])
-    open_category(page, "Steering")
+    open_category(page, category("Steering"))
     page.locator("nav tbody tr", has_text="Effect by strength").locator("a").nth(1).click()
     said = " ".join(page.locator("nav").first.inner_text().split())
     texts = project / f"results/{RUN}/steering/expression/figures/dose_response.txt"
@@ -176,7 +177,7 @@ def test_the_front_page_says_what_was_run_and_found(project: Path, reports: dict
 
 def test_interactive_figures_draw_inside_the_report(reports: dict[str, str], page: Any) -> None:
     page.goto(reports["zip"])
-    open_category(page, "Summary")
+    open_category(page, category("Summary"))
     page.locator("nav tbody tr", has_text="Figures to explore").locator("a").first.click()
     frame = page.frame_locator("iframe")
     frame.locator("#figure-3 .main-svg").first.wait_for()

@@ -53,6 +53,8 @@ def tiny_config(project: Path, shards: int = 1) -> dict[str, Any]:
                 "reading": "from-50",
                 "norms": ["russell-mehrabian", "glasgow"],
                 "statistics": {"bootstrap": 100, "permutations": 99},
+                # Questions have tests of their own, in test_questions.py.
+                "analyses": [],
                 "trials": ["expression", "cost"],
             }
         },

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from affectome.errors import UserError
-from affectome.models.chat import as_turn
+from affectome.models.chat import Prompt, as_prompt, as_turn, has_template
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,50 @@ def _tokenize_turns(
     )
     tokens = []
     for ids, offsets, (_, start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], turns, strict=True):
-        # A token that holds a letter of the text is the text's, even where it holds one of the template too.
-        own = [number for number, (first, stop) in enumerate(offsets) if first < end and stop > start]
-        after = [number for number, (first, _) in enumerate(offsets) if first >= end]
-        first, stop = (own[0], own[-1] + 1) if own else (after[0] if after else len(ids),) * 2
+        first, stop = _own(offsets, start, end)
         kept = min(stop, first + max_tokens)
         framed = (*ids[:kept], *ids[stop:])
         tokens.append(TokenText(framed, first, kept, kept < stop, len(framed) if role == "user" else first))
+    return tokens
+
+
+def _own(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """Tokens [first, stop) of the letters [start, end), by the letters of each token; empty where there are none."""
+    # A token that holds a letter of the text is the text's, even where it holds one of the template too.
+    own = [number for number, (first, stop) in enumerate(offsets) if first < end and stop > start]
+    after = [number for number, (first, _) in enumerate(offsets) if first >= end]
+    return (own[0], own[-1] + 1) if own else (after[0] if after else len(offsets),) * 2
+
+
+def tokenize_prompts(tokenizer: Any, prompts: list[Prompt]) -> list[TokenText]:
+    """Tokenise conversations up to where what is read of them ends: a message, or the token before the reply.
+
+    Where a message is read, it is the text's own tokens; else all tokens are, and `reply` is their number. Raises
+    UserError, naming the prompt by its number counted from 1, where the model's template or tokenizer does not allow
+    it.
+    """
+    turns = any(prompt.turn is not None for prompt in prompts)
+    if turns and not tokenizer.is_fast:
+        raise UserError("this model's tokenizer does not say where its tokens stand in a text; use another model")
+    special = not has_template(tokenizer)
+    tokens = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            text, start, end = as_prompt(tokenizer, prompt)
+        except UserError as error:
+            raise UserError(f"prompt {number}: {error}") from error
+        settings = {"return_offsets_mapping": turns, "padding": False, "truncation": False}
+        encoded = tokenizer(text, add_special_tokens=special, return_special_tokens_mask=True, **settings)
+        ids, mask = encoded["input_ids"], encoded["special_tokens_mask"]
+        # What a tokenizer puts after a text would stand before the reply.
+        size = len(ids) - (next((index for index, flag in enumerate(reversed(mask)) if not flag), 0) if special else 0)
+        if prompt.turn is None:
+            tokens.append(TokenText(tuple(ids[:size]), 0, size, reply=size))
+            continue
+        first, stop = _own(encoded["offset_mapping"][:size], start, end)
+        if stop <= max(first, 1):
+            raise UserError(f"prompt {number}: message {prompt.turn} has no tokens to read; write something")
+        tokens.append(TokenText(tuple(ids[:stop]), first, stop))
     return tokens
 
 

@@ -100,3 +100,35 @@ def paired_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     a, b = _centred(x), _centred(y)
     scale = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
     return np.divide((a * b).sum(axis=0), scale, out=np.zeros(x.shape[1]), where=scale > 0)
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """False discovery rates (q values) at which tests of p values `p` (any shape) would be called.
+
+    Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57, 289-300.
+
+    NaN marks a test that was not made; it stays NaN and does not count.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    q = np.full(p.shape, np.nan)
+    made = np.isfinite(p)
+    order = np.argsort(p[made])
+    ranked = p[made][order] * made.sum() / np.arange(1, made.sum() + 1)
+    # A q value is the least rate at which the test would be called, so it never exceeds that of a larger p.
+    values = np.empty(len(order))
+    values[order] = np.minimum(1.0, np.minimum.accumulate(ranked[::-1])[::-1])
+    q[made] = values
+    return q
+
+
+def bootstrap_means(values: np.ndarray, groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Means (count, k) of `values` (n, k) in `count` resamples of whole `groups` (n,).
+
+    A resample draws as many groups as there are, with replacement; every row of a drawn group counts.
+    """
+    names, inverse = np.unique(groups, return_inverse=True)
+    totals = np.zeros((len(names), values.shape[1]))
+    np.add.at(totals, inverse, values)
+    sizes = np.bincount(inverse, minlength=len(names)).astype(np.float64)
+    drawn = rng.integers(0, len(names), size=(count, len(names)))
+    return totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None]

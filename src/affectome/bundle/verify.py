@@ -245,7 +245,8 @@ def _check_config(parts: _Parts) -> Iterator[str]:
     made = {"run": {"name": run, **definition}}
     for kind, entries in (("model", "models"), ("corpus", "corpora"), ("reading", "readings")):
         made[kind] = {"name": definition[kind], **config[entries][definition[kind]]}
-    made |= {"norms": config["norms"], "trials": config["trials"]}
+    # Those of a run before this one may stand beside them.
+    made |= {kind: {name: config[kind].get(name) for name in settings[kind]} for kind in ("norms", "trials")}
     for key, value in made.items():
         if value != settings[key]:
             yield f"the settings of its {key} are not those in {MANIFEST}"

@@ -14,6 +14,7 @@ from affectome.figures.layers import layer_profile, spectrum
 from affectome.figures.scatter import pc_scatter
 from affectome.figures.style import house_style, save
 from affectome.files import read_json, read_table
+from affectome.layers import headline_layer
 
 
 def draw_figures(
@@ -25,7 +26,7 @@ def draw_figures(
     clusters: str | Path,
     labels_table: str | Path,
     folder: str | Path,
-    layer: int,
+    layer: int | str,
     norm: dict[str, Any],
     norm_name: str,
     labels: int,
@@ -36,10 +37,11 @@ def draw_figures(
 
     The first seven are the run's files `geometry.parquet`, `geometry.json`, `norm_correlations.json`,
     `layer_profile.parquet`, `similarity.parquet`, `clusters.json` and `clusters.parquet`. `layer` is the headline
-    layer, `norm` says how to read the norm of name `norm_name` (see `read_norm`), `labels` how many words a scatter
-    plot names, `dpi` is the resolution of the PNGs, and `figure` names the only one to draw. Raises UserError where the
-    norm cannot be read.
+    layer or the sweep that chose it, `norm` says how to read the norm of name `norm_name` (see `read_norm`), `labels`
+    how many words a scatter plot names, `dpi` is the resolution of the PNGs, and `figure` names the only one to draw.
+    Raises UserError where the norm cannot be read.
     """
+    layer = headline_layer(layer)
     by_layer = read_table(scores)
     here = by_layer[by_layer["layer"] == layer]
     explained = {int(number): found["explained_variance"] for number, found in read_json(geometry)["layers"].items()}

@@ -21,6 +21,7 @@ from affectome.figures.style import AROUSAL, COSINES, FAINT, GROUPS, INK, MUTED,
 from affectome.figures.tree import Tree, cosine_matrix
 from affectome.figures.wording import interval, number, p_equation
 from affectome.files import read_json, read_table, replacing
+from affectome.layers import headline_layer
 from affectome.report.templates import environment
 from affectome.steering.conditions import NULL_FAMILIES
 
@@ -266,7 +267,7 @@ def write_interactive(
     effects: Sequence[str | Path],
     output: str | Path,
     title: str,
-    layer: int,
+    layer: int | str,
     norm: dict[str, Any],
     norm_name: str,
 ) -> None:
@@ -275,6 +276,7 @@ def write_interactive(
     The files, `layer`, `norm` and `norm_name` are those of `draw_figures`; `verdicts` and `effects` are verdict.json
     and effects.parquet of the trials that have them. Raises UserError where the norm cannot be read.
     """
+    layer = headline_layer(layer)
     by_layer = read_table(scores)
     explained = {int(number): found["explained_variance"] for number, found in read_json(geometry)["layers"].items()}
     ratings = read_norm(norm["file"], norm)

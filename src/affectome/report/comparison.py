@@ -23,8 +23,9 @@ from affectome.analyses.norm_correlations import MIN_WORDS
 from affectome.analyses.norms import DIMENSIONS, read_norm
 from affectome.analyses.statistics import p_value
 from affectome.figures import COMPARISON_FIGURES, VERDICT_MARKS
-from affectome.figures.captions import description
+from affectome.figures.captions import description, read_caption
 from affectome.figures.comparison import agreement, laid_over, layer_profiles, planes
+from affectome.figures.run_geometry import said
 from affectome.figures.style import house_style, save
 from affectome.figures.tree import cosine_matrix
 from affectome.figures.wording import interval, number, p_equation, strength
@@ -41,6 +42,7 @@ def compare_runs(
     scores: Sequence[str | Path],
     cosines: Sequence[str | Path],
     verdicts: Sequence[str | Path],
+    geometries: Sequence[str | Path],
     page: str | Path,
     numbers: str | Path,
     table: str | Path,
@@ -55,7 +57,8 @@ def compare_runs(
     """Compare the runs of `titles` (by name, in order), whose files are in the same order; write the three outputs.
 
     The files are `summary.json`, `layer_profile.parquet`, `geometry.parquet` and `similarity.parquet` of every run, and
-    `verdicts` the verdict.json of every trial, those of `judged`, a run's name for each. The planes are laid over the
+    `verdicts` the verdict.json of every trial, those of `judged`, a run's name for each; `geometries` what
+    `run_geometry` found of pairs of them, with its figure and caption beside it. The planes are laid over the
     ratings of `norm` (see `read_norm`) of name `norm_name`. `permutations` of the emotions, drawn with `seed`, give the
     p values of agreement. Figures are written beside `page` as SVG and PNG at `dpi`. Raises UserError where the norm
     cannot be read.
@@ -87,7 +90,7 @@ def compare_runs(
         save(planes(here, ratings, norm_name), folder, "compared_planes", dpi)
     write_table(table, profile)
     write_json(numbers, content)
-    text = _render(read_json(numbers), folder)
+    text = _render(read_json(numbers), folder, [_geometry(Path(path)) for path in geometries])
     with replacing(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -206,7 +209,14 @@ def _verdicts(found: Any) -> dict[str, Any]:
     return trials
 
 
-def _render(content: dict[str, Any], folder: Path) -> str:
+def _geometry(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    caption, numbers = read_caption(path.parent, path.stem)
+    image = base64.b64encode(path.with_suffix(".svg").read_bytes()).decode("ascii")
+    return {"names": found["names"], "said": said(found), "caption": caption, "numbers": numbers, "image": image}
+
+
+def _render(content: dict[str, Any], folder: Path, geometries: list[dict[str, Any]]) -> str:
     templates = environment()
     templates.filters |= {
         "number": number,
@@ -227,5 +237,11 @@ def _render(content: dict[str, Any], folder: Path) -> str:
     ]
     norms = list(dict.fromkeys(norm for run in content["runs"] for norm in run["norms"]))
     return templates.get_template("comparison.html.j2").render(
-        **content, figures=figures, norms=norms, dimensions=DIMENSIONS, marks=VERDICT_MARKS, least=MIN_WORDS
+        **content,
+        figures=figures,
+        geometries=geometries,
+        norms=norms,
+        dimensions=DIMENSIONS,
+        marks=VERDICT_MARKS,
+        least=MIN_WORDS,
     )

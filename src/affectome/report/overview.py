@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from affectome.figures.draw_answers import said
 from affectome.figures.wording import interval, number, p_equation, strength
 from affectome.files import read_json, replacing
+from affectome.questions import QUESTIONS
 from affectome.report.page import verdict
 from affectome.report.templates import environment
 
@@ -15,11 +17,17 @@ _MANNER = {"strong": "strongly", "moderate": "moderately", "weak": "weakly", "no
 
 
 def write_overview(
-    summary: str | Path, output: str | Path, title: str, norms: Sequence[str], trials: Sequence[str | Path]
+    summary: str | Path,
+    output: str | Path,
+    title: str,
+    norms: Sequence[str],
+    trials: Sequence[str | Path],
+    answers: Sequence[str | Path] = (),
 ) -> None:
-    """Write what was run and found, from the run's `summary` and the results of its `trials`, to `output`.
+    """Write what was run and found, from the run's `summary`, `answers` and `trials`, to `output`.
 
-    `norms` are listed in their order; `trials` are verdict.json or safe_ranges.json.
+    `answers` are the JSON files of its questions, `trials` verdict.json or safe_ranges.json; `norms` are listed in
+    their order.
     """
     found = read_json(summary)
     layer = found["layer"]["auto"]
@@ -38,6 +46,7 @@ def write_overview(
             dropped=sum(found["corpus"]["dropped"].values()),
             reliability=number(here["reliability_mean"]),
             norms=[_of_norm(name, here["norms"][name]) for name in norms],
+            answers=[_of_answer(Path(path), layer) for path in answers],
             trials=[_of_trial(read_json(trial)) for trial in trials],
         )
     )
@@ -58,6 +67,10 @@ def _of_norm(name: str, ratings: dict[str, Any]) -> dict[str, Any]:
         if (result := ratings.get(dimension)) and result["loo_r"] is not None
     ]
     return {"name": escape(name), "n": ratings["n"], "said": "; ".join(results) or "too few words to correlate"}
+
+
+def _of_answer(path: Path, layer: int) -> dict[str, str]:
+    return {"asks": escape(QUESTIONS[path.stem].asks), "said": escape(said(path.stem, read_json(path), layer))}
 
 
 def _of_trial(found: dict[str, Any]) -> dict[str, str]:

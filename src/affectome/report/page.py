@@ -10,8 +10,10 @@ from scipy.stats import t as student_t
 
 from affectome.figures import FIGURES
 from affectome.figures.captions import read_caption
+from affectome.figures.draw_answers import said
 from affectome.figures.wording import interval, number, p_equation, p_value, strength
 from affectome.files import read_json, replacing
+from affectome.questions import QUESTIONS, in_order
 from affectome.report.reasons import REASONS
 from affectome.report.steering import link, steering
 from affectome.report.templates import environment
@@ -30,12 +32,14 @@ def write_page(
     title: str,
     norms: dict[str, str],
     trials: Sequence[str | Path] = (),
+    answers: Sequence[str | Path] = (),
 ) -> None:
     """Write the page of one run to `output`.
 
     `summary`, `screening` and `correlations` are the run's files of these names, `figures` the folder with its figures,
     `norms` the citation of every norm by name; the first norm is the one of the headline. `trials` are the results of
-    the run's steering trials in the order of the page, see `affectome.report.steering`.
+    the run's steering trials in the order of the page, see `affectome.report.steering`; `answers` the JSON files of its
+    questions, see `affectome.questions`.
     """
     interactive = Path(figures) / "interactive.html"
     found = read_json(summary)
@@ -68,7 +72,7 @@ def write_page(
         least=related["min_words"],
         bootstrap=related["bootstrap"],
         permutations=related["permutations"],
-        figures=[_figure(Path(figures), name, filed.title) for name, filed in FIGURES.items()],
+        sections=_sections(Path(figures), answers, layer, Path(output)),
         interactive=link(interactive, Path(output)) if interactive.exists() else None,
         steering=steering(trials, Path(output), _figure) if trials else None,
         layers=sorted(found["layers"].items(), key=lambda item: int(item[0])),
@@ -112,6 +116,29 @@ def verdict(result: dict[str, Any]) -> str:
     if low > _STRONG:
         return "strong"
     return "moderate" if low > _MODERATE else "weak"
+
+
+def _sections(folder: Path, answers: Sequence[str | Path], layer: int, page: Path) -> list[dict[str, Any]]:
+    """What the page shows under each category, in the order of the report: the run's figures, then its answers."""
+    sections: dict[str, dict[str, Any]] = {}
+
+    def section(name: str) -> dict[str, Any]:
+        return sections.setdefault(name, {"title": name, "figures": [], "answers": []})
+
+    for name, filed in FIGURES.items():
+        section(filed.category)["figures"].append(_figure(folder, name, filed.title))
+    for path in answers:
+        question = QUESTIONS[Path(path).stem]
+        section(question.category)["answers"].append(
+            {
+                "name": Path(path).stem,
+                "asks": question.asks,
+                "said": said(Path(path).stem, read_json(path), layer),
+                "figures": [_figure(folder, name, title) for name, title in question.figures.items()],
+                "page": link(folder / question.page, page) if question.page else None,
+            }
+        )
+    return sorted(sections.values(), key=lambda found: in_order(found["title"]))
 
 
 def _figure(folder: Path, name: str, title: str) -> dict[str, str]:

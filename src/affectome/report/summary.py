@@ -13,6 +13,7 @@ from typing import Any
 
 from affectome.activations.store import Texts, open_layer
 from affectome.files import read_json, write_json
+from affectome.layers import headline_layer, of_layer
 from affectome.vectors.store import read_all
 
 # Shares of variance listed per layer; the spectrum as a whole is in geometry.json.
@@ -21,7 +22,7 @@ _COMPONENTS = 5
 
 def write_summary(
     vectors: list[str | Path],
-    activations: str | Path,
+    activations: list[str | Path],
     model: str | Path,
     screening: str | Path,
     geometry: str | Path,
@@ -31,15 +32,19 @@ def write_summary(
     output: str | Path,
     run: str,
     corpus: str,
-    layer: int,
+    layer: int | str,
 ) -> None:
-    """Write the summary of `run` with headline `layer` to `output`; the paths are the run's files of these names."""
+    """Write the summary of `run` to `output`; the paths are the run's files of these names.
+
+    `layer` is the headline layer, or the sweep that chose it among those of `activations`.
+    """
+    layer = headline_layer(layer)
     by_layer = read_all(vectors)
     weights = read_json(model)
     explained = read_json(geometry)["layers"]
     related = read_json(correlations)["layers"]
     screened = read_json(screening)
-    with open_layer(activations) as file:
+    with open_layer(of_layer(activations, layer)) as file:
         texts = Texts.read(file)
         tokens, seconds = int(file.attrs["tokens"]), float(file.attrs["seconds"])
         activations_key = str(file.attrs["fingerprint"])

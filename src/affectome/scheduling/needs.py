@@ -50,8 +50,15 @@ _LOAD_S_PER_BYTE = 1e-9
 _READ_S_PER_BYTE = 0.5e-9
 _DOWNLOAD_BYTES_PER_S = 50e6
 
+# Times that a dialogue is read, and texts that are coloured or stand beside those, of which the mean is taken.
+_TURNS = 4
+_COLOURED = 100
+
+# Emotions for which a run asks for further stories, unless it says otherwise.
+_WEAKEST = 10
+
 # Of the demo, to which other runs are compared.
-_EMOTIONS, _LAYERS = 171, 30
+_EMOTIONS, _LAYERS, _TEXTS, _WIDTH = 171, 30, 1098, 576
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,12 @@ class Needs:
     def stories(corpus: Any) -> int:
         """Stories that a written corpus asks for."""
         emotions = read_words(corpus.emotions)
-        told = read_contrasts(corpus.contrasts, emotions) if corpus.contrasts else emotions
-        return len(told) * len(read_words(corpus.topics)[: corpus.topic_count]) * corpus.stories_per_topic
+        told = len(emotions)
+        if corpus.contrasts:
+            # What a run will ask for is not known before it is there.
+            there = Path(corpus.contrasts).exists()
+            told = len(read_contrasts(corpus.contrasts, emotions)) if there else min(told, _WEAKEST)
+        return told * len(read_words(corpus.topics)[: corpus.topic_count]) * corpus.stories_per_topic
 
     def _run(self, wildcards: Any) -> tuple[Run, Model, Corpus]:
         run = self._config.run_definitions[wildcards.run]
@@ -241,6 +252,48 @@ class Needs:
         layers = len(self._config.run_layers(wildcards.run)) / _LAYERS
         return Need(2 + 54 * layers * len(run.norms) / 2 * run.statistics.permutations / 1000)
 
+    def _readouts(self, wildcards: Any) -> Need:
+        model = self._config.models[wildcards.model]
+        size = Path(getattr(self._config.prompts, wildcards.prompts)).stat().st_size
+        # A dialogue is read once for each of its turns.
+        tokens = _TURNS * size / speed.CHARACTERS
+        layers = len(self._config.collected_layers(wildcards.model))
+        return Need(
+            seconds=self._load(model) + speed.seconds_of(model, tokens, 0),
+            memory=self._resident(model),
+            disk=tokens / STORY * layers * model.width * _NUMBER,
+            gpus=model.gpus,
+        )
+
+    def _external(self, wildcards: Any) -> Need:
+        model = self._config.models[self._config.run_definitions[wildcards.run].model]
+        texts = self._config.texts[wildcards.texts]
+        tokens = texts.samples * texts.max_tokens
+        return Need(
+            seconds=self._load(model) + speed.seconds_of(model, tokens, 0),
+            memory=self._resident(model) + 8 * tokens * _TEXT / 1e6,
+            disk=tokens * _TEXT,
+            gpus=model.gpus,
+        )
+
+    def _coloured(self, wildcards: Any) -> Need:
+        model = self._config.models[self._config.run_definitions[wildcards.run].model]
+        seconds = self._load(model) + speed.seconds_of(model, _COLOURED * STORY, 0)
+        return Need(seconds, self._resident(model), 1e6, model.gpus)
+
+    def _lens(self, wildcards: Any) -> Need:
+        _run, model, _corpus = self._run(wildcards)
+        head = 4 * speed.head_parameters(model) / 1e6
+        return Need(_START_S + 12 * self._share(wildcards) ** 0.5, _TORCH_MB + 2 * head, 1e6)
+
+    def _held_out(self, seconds: float, wildcards: Any) -> Need:
+        """Of a question about all texts of a run, which takes so many `seconds` with those of the demo."""
+        run, model, _corpus = self._run(wildcards)
+        texts, tokens = self.texts(run.corpus)
+        share = texts * model.width / (_TEXTS * _WIDTH)
+        memory = _TORCH_MB / 2 + 2 * texts * model.width * _NUMBER / 1e6 + 10 * tokens * _TEXT / 1e6
+        return Need(3.0 + seconds * share, memory, 1e6)
+
     def _trial(self, wildcards: Any) -> Need:
         # Numpy, which planning takes, is imported only where there are trials.
         from affectome.steering.planning import plan_trial
@@ -276,6 +329,16 @@ def _growing(seconds: float, memory: float = _PLAIN_MB, disk: float = 0.0) -> Ca
     return need
 
 
+def _of_stories(seconds: float, by_layer: bool = False) -> Callable[[Needs, Any], Need]:
+    """Of a question for which every text counts: three seconds to start, the rest by texts, width and layers."""
+
+    def need(needs: Needs, wildcards: Any) -> Need:
+        layers = len(needs._config.run_layers(wildcards.run)) / _LAYERS if by_layer else 1.0
+        return needs._held_out(seconds * layers, wildcards)
+
+    return need
+
+
 _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "fetch_model": Needs._fetch,
     "import_corpus": Needs._import,
@@ -295,6 +358,28 @@ _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "similarity": _growing(1.0),
     "clusters": _growing(15.0),
     "layer_profile": _fixed(0.7),
+    "readouts": Needs._readouts,
+    "external_projections": Needs._external,
+    "coloured_passages": Needs._coloured,
+    "logit_lens": Needs._lens,
+    "story_holdout": _of_stories(3.0),
+    "recognition_sweeps": _of_stories(10.0),
+    "layer_sweep": _of_stories(30.0, by_layer=True),
+    "probes": _of_stories(60.0),
+    "robustness": _of_stories(20.0),
+    "cluster_stability": _of_stories(15.0),
+    "weakest_emotions": _fixed(2.0),
+    "published": _fixed(2.0),
+    "arousal_check": _growing(8.0),
+    "layer_similarity": _growing(15.0),
+    "relations": _growing(10.0),
+    "emotion_maps": _fixed(20.0, 500),
+    "implicit_scenarios": _growing(8.0),
+    "intensity": _growing(8.0),
+    "speakers": _growing(20.0),
+    "refusal": _growing(20.0),
+    "external_text": _fixed(10.0, 500),
+    "answer_figures": _fixed(2.5, 300, 1e6),
     "steering_directions": _fixed(2.0, 320, 3e5),
     "steering_trial": Needs._trial,
     "safe_ranges": _fixed(1.3),
@@ -303,6 +388,7 @@ _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "trial_figures": _fixed(1.2),
     "generations": _fixed(0.8),
     "figures": _growing(2.0, disk=2e6),
+    "run_geometry": _fixed(30.0, 400, 2e6),
     "compare_runs": _fixed(4.0, disk=4e6),
     "interactive_figures": _fixed(2.5, disk=6e6),
     "summary": _fixed(1.9, 330),

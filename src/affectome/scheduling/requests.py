@@ -17,7 +17,17 @@ _TIME_SPARE_S = 600.0
 _SNAKEMAKE_MB = 300
 
 # Rules whose jobs ask for the GPUs of their model's entry.
-GPU_RULES = frozenset({"collect_activations", "steering_trial", "generate_stories", "generate_dialogues"})
+GPU_RULES = frozenset(
+    {
+        "collect_activations",
+        "steering_trial",
+        "generate_stories",
+        "generate_dialogues",
+        "readouts",
+        "external_projections",
+        "coloured_passages",
+    }
+)
 
 
 def requests(config: Config, rule: str) -> dict[str, Callable[..., int]]:

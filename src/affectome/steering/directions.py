@@ -20,6 +20,7 @@ from affectome.activations.store import Texts, each_block, open_layer, rows_of
 from affectome.errors import UserError
 from affectome.hdf5 import DIRECTIONS, reading, writing
 from affectome.identity import fingerprint
+from affectome.layers import headline_layer, of_layer
 from affectome.randomness import generator
 from affectome.vectors.contrasts import Sums, group_sums, unit
 from affectome.vectors.denoising import project_out
@@ -55,12 +56,17 @@ def make_directions(
     controls: dict[str, int],
     seed: int,
     code: str,
+    layer: str | None = None,
 ) -> None:
     """Write the directions of a trial from the vector files and layer activations of its layers, in the same order.
 
     `controls` says how many there are to be of `random`, `shuffled` and `topic`; a corpus with fewer topics than that
-    gives fewer. Raises UserError for an emotion without a vector, and for a vector of length 0.
+    gives fewer. Where `layer` names the result of a layer sweep, only the layer that it chose is taken. Raises
+    UserError for an emotion without a vector, and for a vector of length 0.
     """
+    if layer is not None:
+        best = headline_layer(layer)
+        vectors, layers = [of_layer(vectors, best)], [of_layer(layers, best)]
     by_layer = read_all(vectors)
     names: tuple[str, ...] = ()
     arrays, norms, models = {}, {}, set()

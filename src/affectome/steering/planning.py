@@ -162,6 +162,9 @@ def plan_trial(config: Config, run: str, name: str) -> Plan:
     trial, model = config.trials[name], config.models[config.run_definitions[run].model]
     content = read_set(trial.set_)
     layers = config.trial_layers(run, name)
+    if trial.layers == "auto":
+        # Of those that a sweep may choose, one is steered.
+        layers = layers[:1]
     counts = trial.controls.model_dump()
     controls = [f"{family}:{number}" for family, count in counts.items() for number in range(count)]
     compared = conditions(trial.vectors, controls, trial.strengths, asking=not isinstance(content, Cost))

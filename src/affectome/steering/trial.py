@@ -18,6 +18,7 @@ from affectome.errors import UserError
 from affectome.files import read_json, write_json, write_table
 from affectome.identity import file_sha256, fingerprint
 from affectome.journal import Journal
+from affectome.layers import headline_layer
 from affectome.models.load import load_model
 from affectome.steering import behaviour, cost, expression, preference
 from affectome.steering.bench import Bench
@@ -43,12 +44,13 @@ def run_trial(
 ) -> None:
     """Run a trial with the model of `manifest`; its table goes to `output`, how it went to `notes`.
 
-    `spec` is the trial in config with `layer`, the run's headline layer, and the model's `dtype`, `quantization`,
-    `token_budget` and `trust_remote_code`. Raises UserError, before any pass, for directions made from another model,
-    a judge that cannot be reached and a prompt that does not fit.
+    `spec` is the trial in config with `layer`, the run's headline layer or the sweep that chose it, and the model's
+    `dtype`, `quantization`, `token_budget` and `trust_remote_code`. Raises UserError, before any pass, for directions
+    made from another model, a judge that cannot be reached and a prompt that does not fit.
     """
     torch.set_num_threads(threads)
     output = Path(output)
+    spec = {**spec, "layer": headline_layer(spec["layer"])}
     content = read_set(trial_set)
     found = read_directions(directions)
     weights = read_json(manifest)

@@ -37,7 +37,7 @@ def export_vectors(
         "fingerprints": json.dumps({layer: vectors.fingerprint for layer, vectors in layers.items()}),
     }
     with replacing(safetensors) as temporary:
-        temporary.write_bytes(_in_order(save(arrays, metadata)))
+        temporary.write_bytes(in_order(save(arrays, metadata)))
     with replacing(npz) as temporary, open(temporary, "wb") as handle:
         np.savez(
             handle,
@@ -56,7 +56,7 @@ def file_name(emotion: str) -> str:
     return re.sub(r"[^\w-]+", "_", emotion)
 
 
-def _in_order(safetensors: bytes) -> bytes:
+def in_order(safetensors: bytes) -> bytes:
     """The same file with its header's keys sorted; the library writes metadata in an order that differs by run."""
     size = int.from_bytes(safetensors[:8], "little")
     header = json.dumps(json.loads(safetensors[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
