@@ -422,7 +422,7 @@ class OpenAIHandler(Handler):
 
 
 class Relay(OpenAIService):
-    """The same trouble on the way to a real service: `ask` is given what was asked and returns what that one answers."""
+    """The same trouble on the way to a real service: `ask` is given what was asked and returns its answer."""
 
     def __init__(self, ask: Callable[[Any], Any], **settings: Any) -> None:
         super().__init__(**settings)

@@ -178,7 +178,7 @@ def test_a_reply_begins_without_thinking_and_after_a_reply_none_does() -> None:
 
 def test_without_a_template_a_conversation_is_a_transcript() -> None:
     assert as_prompt(tiny_tokenizer(), Prompt(TALK, 1)) == (
-        "Human: ab\n\nAssistant: ab \n\nHuman: ab\n\nAssistant:",
-        22,
-        25,
+        "Person: ab\n\nAI: ab \n\nPerson: ab\n\nAI:",
+        16,
+        19,
     )

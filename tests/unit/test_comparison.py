@@ -145,6 +145,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     compare_runs(
         *zip(first.files, second.files, strict=True),
         verdicts,
+        [],
         *outputs,
         titles={"one": "<i>The first</i>", "two": "The second"},
         judged=["one", "two"],

@@ -61,7 +61,7 @@ def test_named_runs_are_what_their_sources_ran(
     config = load_config({**shipped, "runs": [run]})
     assert config.run_definitions[run].model == model
     assert config.run_layers(run) == layers
-    assert config.run_layer(run) == layer
+    assert config.headline_layers(run) == (layer,)
     if stories is not None:
         corpus = config.corpora[config.run_definitions[run].corpus]
         topics = read_words(corpus.topics)[: corpus.topic_count]

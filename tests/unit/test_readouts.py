@@ -120,17 +120,17 @@ def test_the_first_token_of_a_sequence_is_never_read(tmp_path: Path) -> None:
 def test_a_model_without_a_template_reads_a_transcript(base: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With one BOS and without the EOS that the tokenizer puts after a text, which would stand before the reply."""
     talk = messages(*TALK)
-    text = "Human: Hi there.\n\nAssistant: Oh, hello!\n\nHuman: " + TALK[2][1] + "\n\nAssistant:"
+    text = "Person: Hi there.\n\nAI: Oh, hello!\n\nPerson: " + TALK[2][1] + "\n\nAI:"
     size = 1 + len(text)
     first = 1 + text.index("A long day")
     wanted = [("<s>" + text, size - 1, size), ("<s>" + text, first, first + len(TALK[2][1]))]
     found = read(base, [Prompt(talk), Prompt(talk, 2)])
     assert difference(found, one_by_one(base, wanted)) < 1e-5
-    assert "no chat template; prompts are read as a transcript of Human and Assistant" in caplog.text
+    assert "no chat template; prompts are read as a transcript of Person and AI" in caplog.text
 
 
 def test_a_transcript_has_a_system_message_in_front(base: Path) -> None:
-    text = "Be kind.\n\nHuman: Hi.\n\nAssistant:"
+    text = "Be kind.\n\nPerson: Hi.\n\nAI:"
     found = read(base, [Prompt(messages(("system", "Be kind."), ("user", "Hi.")))])
     assert difference(found, one_by_one(base, [("<s>" + text, len(text), len(text) + 1)])) < 1e-5
 

@@ -139,7 +139,9 @@ def rules_with_jobs() -> list[str]:
 def test_every_rule_asks_for_what_it_needs(rule: str) -> None:
     text = "\n".join(file.read_text() for file in sorted((ROOT / "rules").glob("*.smk")))
     assert f'**WORKFLOW.requests("{rule}")' in text
-    some = wildcards("run=demo,trial=cost,model=smollm2-135m,corpus=gemini-40x50,reading=from-50,shard=0,layer=3")
+    some = wildcards(
+        "run=demo,trial=cost,model=smollm2-135m,corpus=gemini-40x50,reading=from-50,shard=0,layer=3,prompts=speakers,texts=pile"
+    )
     asked = requests(CONFIG, rule)
     assert 300 < asked["mem_mb"](some, attempt=1) < 5000
     assert 10 < asked["runtime"](some, attempt=1) < 200

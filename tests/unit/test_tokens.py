@@ -137,7 +137,7 @@ def test_conversations_end_where_what_is_read_of_them_ends() -> None:
     plain = tiny_tokenizer(template=f"{PAD} {BOS} $A {EOS}")
     message, reply = tokenize_prompts(plain, [Prompt(talk, 0), Prompt(talk[:1])])
     assert message.ids[:2] == reply.ids[:2] == (0, 1)
-    assert plain.decode(message.ids[2:]) == "Human: abc"
-    assert (message.start, message.stop, message.ids[message.start :]) == (9, 12, (A, B, C))
-    assert plain.decode(reply.ids[2:]) == "Human: abc\n\nAssistant:"
+    assert plain.decode(message.ids[2:]) == "Person: abc"
+    assert (message.start, message.stop, message.ids[message.start :]) == (10, 13, (A, B, C))
+    assert plain.decode(reply.ids[2:]) == "Person: abc\n\nAI:"
     assert reply.reply == len(reply.ids)

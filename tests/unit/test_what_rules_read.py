@@ -246,7 +246,7 @@ KEYS: dict[str, tuple[str, str, Any, set[str]]] = {
     "Probes.n_val": (DEMO, f"{RUN}/probes/n_val", 1, {"probes"}),
     "Run.variants": (DEMO, f"{RUN}/variants/models", [], {"robustness"}),
     "Variants.models": (DEMO, f"{RUN}/variants/models", [], {"robustness"}),
-    "Variants.readings": (DEMO, f"{RUN}/variants/readings", ["mean"], {"robustness", "recognition_sweeps"}),
+    "Variants.readings": (DEMO, f"{RUN}/variants/readings", ["from-25"], {"robustness", "recognition_sweeps"}),
     "Run.relations": (DEMO, f"{RUN}/relations", "pairs.csv", {"relations"}),
     "Run.lexicon": (DEMO, f"{RUN}/lexicon", "glasgow", {"arousal_check", "summary_page"}),
     "Run.external": (DEMO, f"{RUN}/external", ["pile"], {"external_text", "coloured_passages", "summary_page"}),

@@ -6,7 +6,7 @@ Sofroniew et al. 2026, arXiv 2604.07729, the ":" after "Assistant"), or the mean
 A file holds `activations/layer_{L}` (prompts, width), float32 in the units of the residual stream, and under `prompts`
 the columns of the list's table (prompts,), whose order is its attribute `columns`. Attributes are `model`, `dtype`,
 `device`, `list` (the file the prompts came from), `layers` and `template`: "model" where the model's own chat template
-was used, "plain" where it has none and read a transcript of Human and Assistant.
+was used, "plain" where it has none and read a transcript of Person and AI.
 """
 
 import logging
@@ -183,7 +183,7 @@ def _read(
     """Readouts, and the precision and the device they were computed in."""
     torch.set_num_threads(threads)
     if not has_template(tokenizer):
-        log.warning("the model has no chat template; prompts are read as a transcript of Human and Assistant")
+        log.warning("the model has no chat template; prompts are read as a transcript of Person and AI")
     tokens = tokenize_prompts(tokenizer, list(prompts))
     model = load_weights(folder, dtype, quantization, trust_remote_code)
     engine = Engine(model, layers, threads)

@@ -18,11 +18,11 @@ _TODAY = date(2026, 1, 1)
 # no template holds it and none takes it for white space to strip.
 _MARK = "\ue000"
 
-# How a model without a template reads a conversation, as in Sofroniew et al. (2026); the tokenizer adds a BOS to it.
+# How a model without a template reads a conversation, as steering writes it too; the tokenizer adds a BOS to it.
 _PLAIN = (
-    "{% for message in messages %}{{ {'user': 'Human: ', 'assistant': 'Assistant: '}.get(message.role, '') }}"
+    "{% for message in messages %}{{ {'user': 'Person: ', 'assistant': 'AI: '}.get(message.role, '') }}"
     "{{ message.content }}{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\\n\\n' }}Assistant:{% endif %}"
+    "{% if add_generation_prompt %}{{ '\\n\\n' }}AI:{% endif %}"
 )
 
 
