@@ -17,6 +17,7 @@ from affectome.activations.collect import collect_shard
 from affectome.activations.store import Texts, open_layer
 from affectome.config import load_config
 from affectome.corpus.tables import empty_corpus, write_corpus
+from affectome.questions import QUESTIONS
 from affectome.scheduling.dry_run import planned_jobs
 from affectome.scheduling.needs import Needs
 from affectome.scheduling.plan import read_benchmark
@@ -26,6 +27,7 @@ from tests.project import ROOT, copy_project, planned, snakemake
 pytestmark = [pytest.mark.model, pytest.mark.workflow]
 
 MODEL = "resources/models/smollm2-135m"
+MODELS = (MODEL, f"{MODEL}-8bit")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = copy_project(tmp_path_factory.mktemp("demo") / "project")
     if (ROOT / MODEL / "manifest.json").exists():
         shutil.copytree(ROOT / MODEL, project / MODEL)
-    done = snakemake(project, "--config", "runs=[demo,demo-literary]")
+    # The hard corpus is asked one question of those that the demo is asked.
+    overlay = {"runs": ["demo", "demo-literary"], "run_definitions": {"demo-literary": {"analyses": ["story_holdout"]}}}
+    (project / "overlay.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
+    done = snakemake(project, "--configfile", "overlay.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     if not (ROOT / MODEL).exists():
         shutil.copytree(project / MODEL, ROOT / MODEL)
@@ -186,7 +191,7 @@ def test_the_plan_comes_near_what_the_demo_took(project: Path, monkeypatch: pyte
     assert 0.5 < max(need.memory for need in needs) / max(memory for _, memory in taken) < 2
     left = [
         file
-        for folder in ("results/demo", "results/activations", "results/corpora/starter", MODEL)
+        for folder in ("results/demo", "results/activations", "results/readouts", "results/corpora/starter", *MODELS)
         for file in Path(folder).rglob("*")
         if file.is_file() and "literary" not in str(file)
     ]
@@ -204,12 +209,43 @@ def test_report_opens_and_holds_every_figure(project: Path) -> None:
         names = report.namelist()
         assert report.testzip() is None
         index = report.read(next(name for name in names if name.endswith("report.html"))).decode()
-    assert sum(name.endswith(".svg") for name in names) == 6 + 3
+    asked = [question for question in QUESTIONS.values() if question.needs in (None, "texts")]
+    assert sum(name.endswith(".svg") for name in names) == 6 + 3 + sum(len(question.figures) for question in asked)
+    assert any(name.endswith("passages.html") for name in names)
     assert sum(name.endswith("generations.html") for name in names) == 2
     assert any(name.endswith("interactive.html") for name in names)
     assert any(name.endswith("summary.html") for name in names)
     for title in ("Emotions on PC1 and PC2", "Profile over layers", "Hierarchy of emotions"):
         assert title in index
+
+
+def answer(project: Path, question: str, run: str = "demo") -> dict:
+    return json.loads((project / f"results/{run}/analyses/{question}.json").read_text(encoding="utf-8"))
+
+
+def test_recognition_is_what_was_measured_elsewhere_and_words_do_as_well(project: Path) -> None:
+    plain, hard = answer(project, "story_holdout"), answer(project, "story_holdout", "demo-literary")
+    assert 0.80 < plain["vectors"]["top1"]["value"] < 0.90
+    assert 0.90 < plain["words"]["top1"]["value"] < 0.98
+    assert plain["null"]["top1"]["p"] < 0.01
+    assert plain["n"]["texts"] == 1026
+    # Where emotion is shown and not told, both find less of it.
+    assert hard["vectors"]["top1"]["value"] < 0.5
+    assert hard["words"]["top1"]["value"] < 0.7
+
+
+def test_every_question_found_what_is_there(project: Path) -> None:
+    lens = answer(project, "logit_lens")["layers"]
+    assert max(layer["word"]["within"]["1"]["count"] for layer in lens.values()) >= 5
+    relations = answer(project, "relations")["layers"]["20"]["auc"]
+    assert relations["synonym"]["value"] > 0.9
+    assert answer(project, "implicit_scenarios")["layers"]["20"]["top1"]["p"] < 0.05
+    assert answer(project, "speakers")["probes"]["assistant"]["present"]["top1"] > 0.7
+    assert answer(project, "refusal")["families"]["refusal_decision"]["pairs"]["value"] > 0.9
+    assert answer(project, "probes")["layers"]["20"]["test"]["logistic"]["auc"] > 0.98
+    assert 0.15 < answer(project, "cluster_stability")["reference"]["methods"]["kmeans"]["ari"] < 0.5
+    eight_bits = answer(project, "robustness")["variants"]["model"]["smollm2-135m-8bit"]
+    assert eight_bits["mean"] > 0.98
 
 
 # ---------------------------------------------------------------- the collector on real weights

@@ -66,6 +66,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "layers": [7, 20],
                 "norms": ["russell-mehrabian"],
                 "statistics": {"bootstrap": 100, "permutations": 99},
+                "analyses": [],
                 "trials": list(TRIALS),
             }
         },

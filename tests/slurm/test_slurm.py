@@ -206,7 +206,13 @@ def small_demo(project: Path) -> None:
     """`overlay.yaml` of the demo in small: the real model on two pretend GPUs reads 36 stories in two shards."""
     config = tiny_config(project, shards=2)
     config |= {"runs": ["demo"], "models": {"smollm2-135m": {"layers": [10, 20], "gpus": 1}}}
-    config["run_definitions"] = {"demo": {"corpus": "small", "statistics": {"bootstrap": 100, "permutations": 99}}}
+    config["run_definitions"] = {
+        "demo": {
+            "corpus": "small",
+            "statistics": {"bootstrap": 100, "permutations": 99},
+            "analyses": ["story_holdout", "intensity"],
+        }
+    }
     write_overlay(project, config)
 
 
