@@ -1153,8 +1153,6 @@ def _check_run(config: Config, name: str, key: str) -> list[str]:
     for trial in dict.fromkeys(run.trials):
         if run.trials.count(trial) > 1:
             mistakes.append(f"{key}.trials: {trial!r} stands {run.trials.count(trial)} times; name it once")
-    if not mistakes:
-        mistakes += _check_questions(config, name, key)
     if not mistakes and run.analyses != "all":
         mistakes += [
             f"{key}.analyses: {question} needs {lacking}"
@@ -1272,7 +1270,10 @@ def _check_files(config: Config) -> list[str]:
             mistakes.append(
                 f"models.{name}.source.path: {source.path!r} is no Transformers folder (it has no config.json)"
             )
-    return mistakes
+    # What a run's questions refer to says little where the run itself has mistakes.
+    return mistakes or [
+        line for name in config.runs for line in _check_questions(config, name, f"run_definitions.{name}")
+    ]
 
 
 def _check_trial(key: str, trial: Any, emotions: list[str]) -> list[str]:

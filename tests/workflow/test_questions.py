@@ -12,7 +12,7 @@ from affectome.questions import ANSWER_FIGURES, QUESTIONS
 from tests.project import dry_run, planned, snakemake
 from tests.workflow.tiny import tiny_config, tiny_project, write_overlay
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("questions")]
+pytestmark = pytest.mark.workflow
 
 RUN = "asking"
 DRAWN = {"answer_figures", "summary_page"}
