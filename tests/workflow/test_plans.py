@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from affectome.config import Config
 from affectome.figures import FIGURES
 from affectome.questions import QUESTIONS
-from tests.project import copy_project, planned, snakemake
+from tests.project import ROOT, copy_project, planned, snakemake
 
 pytestmark = pytest.mark.workflow
 
@@ -28,7 +30,15 @@ RUNS = {
     "gemma4-31b": (11, 64, WRITTEN),
     "apertus-8b": (32, 1, WRITTEN),
     "qwen3-8b": (36, 1, WRITTEN),
+    "qwen3-8b-ekman": (36, 1, {"import_corpus"}),
 }
+
+
+CONFIG = Config.model_validate(yaml.safe_load((ROOT / "workflow_config.yaml").read_text(encoding="utf-8")))
+
+
+def test_every_named_run_is_here() -> None:
+    assert set(RUNS) == set(CONFIG.run_definitions)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +57,13 @@ def test_a_named_run_plans(project: Path, run: str) -> None:
     assert plan["collect_activations"] == shards + variants + before
     assert plan["layer_activations"] == layers + variants + before
     assert plan["emotion_vectors"] == layers
-    assert plan["readouts"] == 4
+    asked = CONFIG.questions(run)
+    assert plan.get("readouts", 0) == len({"implicit_scenarios", "intensity", "speakers", "refusal"} & set(asked))
     assert {rule for rule in plan if rule.startswith(("import", "plan", "write", "generate"))} == corpus
     trials = {"demo": 2, "demo-steering": 2, "gemma4-e2b": 2, "gemma4-31b": 2}.get(run, 0)
     assert plan.get("steering_trial", 0) == plan.get("steering_directions", 0) == trials
     assert plan.get("generations", 0) == trials
     assert plan["figures"] == len(FIGURES)
-    asked = [question for question, entry in QUESTIONS.items() if entry.needs in (None, "texts")]
     assert plan["answer_figures"] == sum(len(QUESTIONS[question].figures) for question in asked)
     several = {"collect_activations", "layer_activations", "emotion_vectors", "figures", "answer_figures", "readouts"}
     several |= {"fetch_model"} if variants else set()
