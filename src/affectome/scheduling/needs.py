@@ -284,7 +284,7 @@ class Needs:
     def _lens(self, wildcards: Any) -> Need:
         _run, model, _corpus = self._run(wildcards)
         head = 4 * speed.head_parameters(model) / 1e6
-        return Need(_START_S + 12 * self._share(wildcards) ** 0.5, _TORCH_MB + 2 * head, 1e6)
+        return Need(_START_S + 20 * self._share(wildcards) ** 0.5, _TORCH_MB + 2 * head, 1e6)
 
     def _held_out(self, seconds: float, wildcards: Any) -> Need:
         """Of a question about all texts of a run, which takes so many `seconds` with those of the demo."""
@@ -362,24 +362,24 @@ _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "external_projections": Needs._external,
     "coloured_passages": Needs._coloured,
     "logit_lens": Needs._lens,
-    "story_holdout": _of_stories(3.0),
-    "recognition_sweeps": _of_stories(10.0),
+    "story_holdout": _of_stories(14.0),
+    "recognition_sweeps": _of_stories(9.0),
     "layer_sweep": _of_stories(30.0, by_layer=True),
-    "probes": _of_stories(60.0),
-    "robustness": _of_stories(20.0),
-    "cluster_stability": _of_stories(15.0),
-    "weakest_emotions": _fixed(2.0),
-    "published": _fixed(2.0),
+    "probes": _of_stories(35.0),
+    "robustness": _of_stories(7.0),
+    "cluster_stability": _of_stories(27.0),
+    "weakest_emotions": _fixed(5.0, 400),
+    "published": _fixed(4.0),
     "arousal_check": _growing(8.0),
-    "layer_similarity": _growing(15.0),
-    "relations": _growing(10.0),
-    "emotion_maps": _fixed(20.0, 500),
-    "implicit_scenarios": _growing(8.0),
-    "intensity": _growing(8.0),
-    "speakers": _growing(20.0),
-    "refusal": _growing(20.0),
+    "layer_similarity": _growing(12.0, 270),
+    "relations": _growing(22.0, 480),
+    "emotion_maps": _fixed(32.0, 420),
+    "implicit_scenarios": _growing(12.0, 480),
+    "intensity": _growing(15.0, 480),
+    "speakers": _growing(30.0, 480),
+    "refusal": _growing(25.0, 430),
     "external_text": _fixed(10.0, 500),
-    "answer_figures": _fixed(2.5, 300, 1e6),
+    "answer_figures": _fixed(4.0, 220, 5e5),
     "steering_directions": _fixed(2.0, 320, 3e5),
     "steering_trial": Needs._trial,
     "safe_ranges": _fixed(1.3),
