@@ -192,7 +192,7 @@ def test_the_plan_comes_near_what_the_demo_took(project: Path, monkeypatch: pyte
     config = load_config(yaml.safe_load(Path("workflow_config.yaml").read_text(encoding="utf-8")), [])
     needs = [Needs(config)(job.rule, job.wildcards) for job in jobs]
     taken = [read_benchmark(job.benchmark) or (0.0, 0.0) for job in jobs]
-    # How much slower than that of the estimates this machine is just now, by the job that all its time is arithmetic.
+    # How much slower than that of the estimates this machine is just now, by the job whose time is all arithmetic.
     read = next(number for number, job in enumerate(jobs) if job.rule == "collect_activations")
     pace = max(1.0, taken[read][0] / needs[read].seconds)
     estimated = pace * sum(job.threads * need.seconds for job, need in zip(jobs, needs, strict=True))
