@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint setup schema lock others vllm-cpu clean
+.PHONY: demo test test-trials lint setup schema lock others vllm-cpu clean
 
 demo: setup
 	$(BIN)/snakemake --config 'runs=[demo]'
@@ -12,7 +12,11 @@ demo: setup
 test: setup
 	$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/workflow tests/unit
-	$(BIN)/python -m pytest tests/integration tests/vllm tests/slurm
+	$(BIN)/python -m pytest tests/integration/test_demo.py tests/vllm tests/slurm
+
+# Every kind of trial with the real model: a quarter of an hour on two cores, and only steering's code can change it.
+test-trials: setup
+	$(BIN)/python -m pytest tests/integration/test_trials.py
 
 lint: setup
 	$(BIN)/ruff check
