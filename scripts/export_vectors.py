@@ -6,5 +6,5 @@ from affectome.vectors.export import export_vectors
 
 with job(snakemake):
     out = snakemake.output
-    model_type = read_json(snakemake.input.model)["model_type"]
-    export_vectors(snakemake.input.vectors, out.safetensors, out.npz, out.gguf, model_type)
+    model = read_json(snakemake.input.model)
+    export_vectors(snakemake.input.vectors, out.safetensors, out.npz, out.gguf, model)

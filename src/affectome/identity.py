@@ -8,6 +8,7 @@ and a changed comment or docstring reruns nothing.
 import ast
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, read in blocks."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def model_fingerprint(manifest: Mapping[str, Any]) -> str:
+    """What tells one fetched model from another: the digest of its files' checksums in its `manifest`."""
+    return fingerprint(manifest["sha256"])
 
 
 def code_digest(rule: str) -> str:

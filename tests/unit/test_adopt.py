@@ -95,7 +95,8 @@ def export(tmp_path_factory) -> SimpleNamespace:
         vector_file(folder / f"layer_{layer}.h5", layer, RATED, rng.normal(size=(len(RATED), 16)), 5.0 + layer)
         for layer in (2, 10)
     ]
-    export_vectors(files, folder / "v.safetensors", folder / "v.npz", folder / "gguf", "llama")
+    model = {"model": "tiny", "model_type": "llama", "sha256": {}}
+    export_vectors(files, folder / "v.safetensors", folder / "v.npz", folder / "gguf", model)
     return SimpleNamespace(folder=folder, files=files)
 
 

@@ -119,7 +119,7 @@ def tiny_run(folder: Path) -> dict[str, Any]:
         for layer in LAYERS
     ]
     exports = [run / "vectors" / name for name in ("vectors.safetensors", "vectors.npz", "gguf")]
-    export_vectors(layers, *exports, "llama")
+    export_vectors(layers, *exports, {"model": "tiny", "model_type": "llama", "sha256": {}})
     write(exports[2] / ".snakemake_timestamp", b"")
     summary = summary_of(layers)
     table = io.BytesIO()

@@ -14,6 +14,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 from safetensors import safe_open
 
+from affectome.identity import model_fingerprint
 from affectome.vectors.export import FORMS, export_vectors, file_name
 from affectome.vectors.store import Vectors, read_vectors
 from tests.planted import vector_file
@@ -21,6 +22,7 @@ from tests.planted import vector_file
 EMOTIONS = ["afraid", "at ease", "grief-stricken"]
 LAYERS = (0, 3, 11)
 WIDTH = 33
+MODEL = {"model": "tiny", "model_type": "llama", "sha256": {"model.safetensors": "0a"}}
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def originals(files: list[Path]) -> dict[int, Vectors]:
 def export(files: list[Path], folder: Path) -> tuple[Path, Path, Path]:
     folder.mkdir(exist_ok=True)
     paths = folder / "vectors.safetensors", folder / "vectors.npz", folder / "gguf"
-    export_vectors(list(files), *paths, "llama")
+    export_vectors(list(files), *paths, MODEL)
     return paths
 
 
@@ -60,6 +62,10 @@ def test_safetensors_hold_every_layer_and_form(
     assert json.loads(metadata["emotions"]) == EMOTIONS
     assert json.loads(metadata["residual_norm"]) == {"0": 100.5, "3": 103.5, "11": 111.5}
     assert json.loads(metadata["fingerprints"]) == {"0": "key0", "3": "key3", "11": "key11"}
+    assert json.loads(metadata["counts"]) == {str(layer): of.counts.tolist() for layer, of in originals.items()}
+    assert json.loads(metadata["reliability"])["3"] == pytest.approx(originals[3].reliability.tolist(), nan_ok=True)
+    assert metadata["model"] == "tiny"
+    assert metadata["model_fingerprint"] == model_fingerprint(MODEL)
 
 
 def test_npz_holds_the_same(files: list[Path], originals: dict[int, Vectors], tmp_path: Path) -> None:

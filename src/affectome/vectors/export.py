@@ -1,7 +1,8 @@
 """The vectors of a run in the formats other tools load.
 
 - `vectors.safetensors`: a tensor `layer_{L}/{form}` (emotions, width) for each layer and form (raw, denoised, unit);
-  emotions, residual norms and fingerprints in its metadata.
+  emotions, residual norms, fingerprints, counts and reliabilities by layer, and the model's name and fingerprint
+  (`affectome.identity.model_fingerprint`) in its metadata.
 - `vectors.npz`: the same arrays, with `emotions`, `layers` and `residual_norm`.
 - one llama.cpp control vector per emotion: each direction is the unit vector times the layer's mean residual norm, so
   that `--control-vector-scaled FILE:0.05 --control-vector-layer-range L L` steers block L with strength 0.05. Without a
@@ -11,21 +12,27 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
 from affectome.files import replacing
+from affectome.identity import model_fingerprint
 from affectome.vectors.store import Vectors, read_all
 
 FORMS = ("raw", "denoised", "unit")
 
 
 def export_vectors(
-    paths: list[str | Path], safetensors: str | Path, npz: str | Path, gguf: str | Path, model_type: str
+    paths: list[str | Path], safetensors: str | Path, npz: str | Path, gguf: str | Path, model: Mapping[str, Any]
 ) -> None:
-    """Write the vector files `paths` of one run as safetensors and NPZ files and a folder of GGUF control vectors."""
+    """Write the vector files `paths` of one run as safetensors and NPZ files and a folder of GGUF control vectors.
+
+    `model` is the manifest of the model that the vectors are of.
+    """
     layers = read_all(paths)
     emotions = next(iter(layers.values())).emotions
     arrays = {f"layer_{layer}/{form}": getattr(vectors, form) for layer, vectors in layers.items() for form in FORMS}
@@ -35,6 +42,10 @@ def export_vectors(
         "emotions": json.dumps(emotions, ensure_ascii=False),
         "residual_norm": json.dumps(norms),
         "fingerprints": json.dumps({layer: vectors.fingerprint for layer, vectors in layers.items()}),
+        "counts": json.dumps({layer: vectors.counts.tolist() for layer, vectors in layers.items()}),
+        "reliability": json.dumps({layer: _known(vectors.reliability) for layer, vectors in layers.items()}),
+        "model": model["model"],
+        "model_fingerprint": model_fingerprint(model),
     }
     with replacing(safetensors) as temporary:
         temporary.write_bytes(in_order(save(arrays, metadata)))
@@ -48,7 +59,11 @@ def export_vectors(
         )
     Path(gguf).mkdir(parents=True, exist_ok=True)
     for index, emotion in enumerate(emotions):
-        write_control_vector(Path(gguf) / f"{file_name(emotion)}.gguf", layers, index, model_type)
+        write_control_vector(Path(gguf) / f"{file_name(emotion)}.gguf", layers, index, model["model_type"])
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def file_name(emotion: str) -> str:
