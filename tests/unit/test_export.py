@@ -87,6 +87,7 @@ def test_control_vectors_are_what_llama_cpp_loads(
     for index, emotion in enumerate(EMOTIONS):
         reader = GGUFReader(folder / f"{file_name(emotion)}.gguf")
         assert reader.get_field("general.architecture").contents() == "controlvector"
+        assert reader.get_field("general.name").contents() == emotion
         assert reader.get_field("controlvector.model_hint").contents() == "llama"
         assert reader.get_field("controlvector.layer_count").contents() == 2
         assert [tensor.name for tensor in reader.tensors] == ["direction.3", "direction.11"]

@@ -59,7 +59,7 @@ def export_vectors(
         )
     Path(gguf).mkdir(parents=True, exist_ok=True)
     for index, emotion in enumerate(emotions):
-        write_control_vector(Path(gguf) / f"{file_name(emotion)}.gguf", layers, index, model["model_type"])
+        write_control_vector(Path(gguf) / f"{file_name(emotion)}.gguf", layers, index, emotion, model["model_type"])
 
 
 def _known(values: np.ndarray) -> list[float | None]:
@@ -79,12 +79,13 @@ def in_order(safetensors: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + safetensors[8 + size :]
 
 
-def write_control_vector(path: Path, layers: dict[int, Vectors], emotion: int, model_type: str) -> None:
-    """Write the direction of emotion number `emotion` at every layer from 1 up as a llama.cpp control vector."""
+def write_control_vector(path: Path, layers: dict[int, Vectors], emotion: int, name: str, model_type: str) -> None:
+    """Write the direction of emotion number `emotion`, `name`, at every layer from 1 up as a llama.cpp control vector."""
     from gguf import GGUFWriter
 
     steered = {layer: vectors for layer, vectors in layers.items() if layer > 0}
     writer = GGUFWriter(path, "controlvector")
+    writer.add_name(name)
     writer.add_string("controlvector.model_hint", model_type)
     writer.add_uint32("controlvector.layer_count", len(steered))
     for layer, vectors in steered.items():
