@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--port", type=int, default=8000, help="by default %(default)s; 0 takes a free one")
     serving.add_argument("--gpus", type=int, default=None, metavar="N", help="GPUs to use; by default all there are")
     serving.add_argument(
-        "--max-model-len", type=int, default=2048, metavar="N", help="tokens of prompt and reply together"
+        "--max-model-len", type=int, default=2048, metavar="N", help="vLLM: tokens of prompt and reply together"
     )
     serving.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="most tokens that a reply may have")
     serving.add_argument("--concurrency", type=int, default=64, metavar="N", help="replies written at the same time")

@@ -50,10 +50,11 @@ def chat(options: argparse.Namespace) -> None:
         _check_packages()
         from affectome.serve.transformers_backend import TransformersBackend
 
-        backend = TransformersBackend(_catalogue(options))
+        catalogue = _catalogue(options)
+        backend = TransformersBackend(catalogue)
         runner.run(backend.start())
         try:
-            converse(runner, _Here(backend))
+            converse(runner, _Here(catalogue, backend))
         finally:
             runner.run(backend.stop())
 
@@ -63,10 +64,10 @@ class _Here:
 
     url = "http://127.0.0.1:8000"
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, catalogue: Catalogue, backend: Backend) -> None:
         from affectome.serve.service import Limits, Service
 
-        self._service = Service(backend.catalogue, backend, Limits())
+        self._service = Service(catalogue, backend, Limits())
 
     async def emotions(self) -> dict[str, Any]:
         return self._service.catalogue.as_json()
@@ -98,7 +99,7 @@ def _backend(options: argparse.Namespace, catalogue: Catalogue) -> Backend:
             chosen = "transformers"
     if chosen == "vllm":
         return VllmBackend(catalogue, gpus=options.gpus, max_model_len=options.max_model_len)
-    return TransformersBackend(catalogue, max_model_len=options.max_model_len)
+    return TransformersBackend(catalogue)
 
 
 def _check_packages() -> None:

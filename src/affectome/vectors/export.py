@@ -80,7 +80,7 @@ def in_order(safetensors: bytes) -> bytes:
 
 
 def write_control_vector(path: Path, layers: dict[int, Vectors], emotion: int, name: str, model_type: str) -> None:
-    """Write the direction of emotion number `emotion`, `name`, at every layer from 1 up as a llama.cpp control vector."""
+    """Write the direction of emotion number `emotion` at layers from 1 up as the llama.cpp control vector `name`."""
     from gguf import GGUFWriter
 
     steered = {layer: vectors for layer, vectors in layers.items() if layer > 0}
