@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from typing import Any
 
 from affectome.errors import UserError
@@ -103,10 +104,6 @@ def _backend(options: argparse.Namespace, catalogue: Catalogue) -> Backend:
 
 
 def _check_packages() -> None:
-    try:
-        import fastapi
-        import nicegui
-        import prometheus_client
-        import uvicorn  # noqa: F401 - whether it is there is what is asked
-    except ImportError as error:
-        raise UserError(f"serving needs the package {error.name}; pip install 'affectome[serve]'") from error
+    absent = [name for name in ("fastapi", "nicegui", "prometheus_client", "uvicorn") if find_spec(name) is None]
+    if absent:
+        raise UserError(f"serving needs the package {absent[0]}; pip install 'affectome[serve]'")
