@@ -114,13 +114,14 @@ async def measure(url: str, at_once: int, rounds: int, max_tokens: int) -> dict[
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="demo")
+    parser.add_argument("--results", default="results")
     parser.add_argument("--backend", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--output", help="a JSON file")
     options = parser.parse_args()
-    with server(["--run", options.run, "--backend", options.backend]) as url:
+    with server(["--run", options.run, "--results", options.results, "--backend", options.backend]) as url:
         found = asyncio.run(measure(url, options.at_once, options.rounds, options.max_tokens))
     found |= {"backend": options.backend, "hardware": hardware(), "bar": BAR}
     sys.stdout.write(json.dumps(found, indent=1) + "\n")

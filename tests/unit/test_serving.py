@@ -145,6 +145,14 @@ def job(tmp_path):
 
 
 class TestServing:
+    def test_what_a_caller_adds_comes_after_ours(self, tmp_path):
+        folder = model(tmp_path / "m")
+        with serve(folder, tmp_path / "log", gpus=1, options=["--last", "1"], environment={"HF_HUB_OFFLINE": "0"}):
+            pass
+        arguments, environment = starts(folder)[0]
+        assert arguments[-2:] == ["--last", "1"]
+        assert environment["HF_HUB_OFFLINE"] == "0"
+
     def test_answers_under_a_key_of_its_own_and_keeps_its_log(self, tmp_path):
         folder = model(tmp_path / "my-model")
         with serve(folder, tmp_path / "logs" / "vllm.log", gpus=1, seed=7) as served:
@@ -356,22 +364,22 @@ class TestExecutable:
     def test_the_variable_comes_before_the_path_and_that_before_the_project(self, tmp_path, stand_in, monkeypatch):
         own = self.program(tmp_path / "project/.vllm/bin/vllm")
         on_path = self.program(tmp_path / "bin/vllm")
-        assert serving._executable() == stand_in
+        assert serving.find_vllm() == stand_in
         monkeypatch.delenv("AFFECTOME_VLLM")
-        assert serving._executable() == on_path
+        assert serving.find_vllm() == on_path
         on_path.unlink()
-        assert serving._executable() == own
+        assert serving.find_vllm() == own
 
     def test_without_any_all_ways_to_one_are_told(self, monkeypatch):
         monkeypatch.delenv("AFFECTOME_VLLM")
         with pytest.raises(UserError, match=r"envs/vllm\.yaml .*make vllm-cpu.* AFFECTOME_VLLM"):
-            serving._executable()
+            serving.find_vllm()
 
     def test_a_variable_that_names_none_is_a_mistake(self, tmp_path, monkeypatch):
         self.program(tmp_path / "bin/vllm")
         monkeypatch.setenv("AFFECTOME_VLLM", str(tmp_path / "nothing"))
         with pytest.raises(UserError, match="which is no program"):
-            serving._executable()
+            serving.find_vllm()
 
 
 class TestEnvironments:

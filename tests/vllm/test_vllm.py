@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from affectome.corpus.writers.serving import _executable, serve
+from affectome.corpus.writers.serving import find_vllm, serve
 from affectome.errors import UserError
 from tests.project import ROOT
 
 MODEL = ROOT / "resources/models/smollm2-135m"
 
 try:
-    _executable()
+    find_vllm()
     WHY_NOT = ""
 except UserError as error:
     WHY_NOT = str(error)

@@ -16,10 +16,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from affectome.corpus.writers import guardian
 from affectome.errors import UserError
@@ -80,24 +81,33 @@ class Served:
 
 @contextmanager
 def serve(
-    model_folder: str | Path, log_file: str | Path, gpus: int = 0, max_model_len: int = 2048, seed: int = 0
+    model_folder: str | Path,
+    log_file: str | Path,
+    gpus: int = 0,
+    max_model_len: int = 2048,
+    seed: int = 0,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Served]:
     """A vLLM server of the model in `model_folder` that ends with the block, whatever ends that.
 
     It runs on `gpus` GPUs, of those that CUDA_VISIBLE_DEVICES names, or on the CPU. `max_model_len` is the longest
-    prompt and reply together, in tokens; `seed` is for requests without one. What the server says goes to `log_file`.
+    prompt and reply together, in tokens; `seed` is for requests without one; `options` of `vllm serve` and variables of
+    its `environment` come after ours. What the server says goes to `log_file`.
     Raises UserError where there is no vLLM, or where it ends instead of answering.
     """
-    executable = _executable()
+    executable = find_vllm()
     folder, log_file = Path(model_folder).resolve(), Path(log_file)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_file.unlink(missing_ok=True)
     for attempt in range(1, _PORTS + 1):
         with _free_port() as port:
             command = [str(executable), "serve", str(folder), *_options(folder, port, gpus, max_model_len, seed)]
+            command += options
             key = secrets.token_urlsafe(32)
             log.info("starting %s; its log is %s", executable, log_file)
-            with _process(command, _environment(executable, key, gpus), log_file) as process:
+            variables = _environment(executable, key, gpus) | environment
+            with _process(command, variables, log_file) as process:
                 served = Served(f"http://127.0.0.1:{port}/v1", folder.name, key, port, log_file, process)
                 taken = not _answers(served)
                 if not taken:
@@ -108,7 +118,7 @@ def serve(
     raise UserError(f"vLLM found {_PORTS} ports taken that had been free ({log_file}); rerun")
 
 
-def _executable() -> Path:
+def find_vllm() -> Path:
     """The `vllm` to run; raises UserError where there is none."""
     if sys.platform != "linux":
         raise UserError("serve_with: vllm needs Linux; give base_url of a server that runs elsewhere instead")
