@@ -45,14 +45,14 @@ def server(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def requests(
-    emotions: Sequence[str], topics: Sequence[str], way: str, max_tokens: int, sign: int
+    model: str, emotions: Sequence[str], topics: Sequence[str], way: str, max_tokens: int, sign: int
 ) -> list[dict[str, Any]]:
     """A request per topic; steered differently means another emotion each, at strengths of several sizes."""
     found = []
     for number, topic in enumerate(topics):
         body = {
             "messages": [{"role": "user", "content": f"Write a few sentences about this: {topic}"}],
-            "model": "any",
+            "model": model,
             "temperature": 0,
             "max_tokens": max_tokens,
             "ignore_eos": True,
@@ -82,17 +82,18 @@ async def measure(url: str, at_once: int, rounds: int, max_tokens: int) -> dict[
     topics = read_lines("resources/topics_100.txt")
     async with httpx2.AsyncClient(base_url=url, timeout=3600, trust_env=False) as client:
         listed = (await client.get("/v1/emotions")).json()
+        model = listed["model"]
         emotions = [entry["name"] for entry in listed["data"] if entry["family"] == "emotion"]
         if len(emotions) < at_once:
             raise SystemExit(f"{at_once} requests steered differently need as many emotions; there are {len(emotions)}")
-        await answers(client, requests(emotions, topics[:at_once], "different", 8, 1))
+        await answers(client, requests(model, emotions, topics[:at_once], "different", 8, 1))
         speeds: dict[str, list[float]] = {way: [] for way in WAYS}
         kept: tuple[list[dict[str, Any]], list[str]] = [], []
         for turn in range(rounds):
             # The ways take turns in going first.
             for way in (*WAYS[turn % 3 :], *WAYS[: turn % 3]):
                 chosen = [topics[(n + at_once * turn) % len(topics)] + f" ({turn}, {way})" for n in range(at_once)]
-                bodies = requests(emotions, chosen, way, max_tokens, 1 if turn % 2 else -1)
+                bodies = requests(model, emotions, chosen, way, max_tokens, 1 if turn % 2 else -1)
                 replies, speed = await answers(client, bodies)
                 speeds[way].append(speed)
                 sys.stderr.write(f"round {turn}: {way} {speed:.0f} tokens/s\n")
@@ -101,7 +102,7 @@ async def measure(url: str, at_once: int, rounds: int, max_tokens: int) -> dict[
         alone = [(await answers(client, [body]))[0][0] for body in kept[0]]
     ratios = {way: [s / u for s, u in zip(speeds[way], speeds["unsteered"], strict=True)] for way in WAYS[1:]}
     return {
-        "model": listed["model"],
+        "model": model,
         "at_once": at_once,
         "max_tokens": max_tokens,
         "tokens_per_second": {way: median_interval(found) for way, found in speeds.items()},

@@ -33,7 +33,7 @@ examples:
   affectome serve --vectors vectors.safetensors --model path/to/weights --backend transformers
   AFFECTOME_API_KEY=$(openssl rand -hex 16) affectome serve --run demo --host 0.0.0.0
 
-  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "any",
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "smollm2-135m",
     "messages": [{"role": "user", "content": "How do you feel?"}], "steering": [{"emotion": "calm", "strength": 0.05}]}'
 """
 _CHAT = """\
@@ -124,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
 
     serving = command("serve", _serve, "serve a run's model, steered", _SERVE, _SERVE_EXAMPLES)
     _what_to_serve(serving, required=True)
+    serving.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="precision; auto is the model's own on a GPU and float32 on a CPU, where replies then do not depend on what "
+        "else is asked (on GPUs vLLM has VLLM_BATCH_INVARIANT=1 for that)",
+    )
     serving.add_argument("--backend", choices=["vllm", "transformers"], help="by default vllm where it is installed")
     serving.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; others than this machine's need a key"

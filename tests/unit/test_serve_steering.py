@@ -45,6 +45,12 @@ class TestForms:
         assert (change.direction, layer, change.mode, change.positions) == (3, catalogue.headline, "add", "all")
         assert length == pytest.approx(alpha * catalogue.stored[layer][3])
 
+    def test_a_whole_number_may_be_written_with_a_point(self, catalogue):
+        for layers in (1.0, [1.0]):
+            (change,) = take_steering({"steering": [{"emotion": "calm", "layers": layers}]}, catalogue)
+            assert change.lengths[0][0] == 1
+        assert take_readout({"readout": {"emotions": ["calm"], "layer": 1.0}}, catalogue).layer == 1
+
     @pytest.mark.parametrize("place", ["extra_body", "vllm_xargs"])
     def test_it_may_stand_where_clients_put_it(self, catalogue, place):
         body = {place: {"steering": [{"emotion": "calm"}]}}
@@ -85,12 +91,14 @@ class TestRefusals:
             ([{"emotion": "calm", "family": "moods"}], "no family 'moods'; allowed: emotion, random"),
             ([{"emotion": "calm", "strengh": 1}], "strengh: Extra inputs"),
             ([{"strength": 0.1}], "emotion: Field required"),
-            ([{"emotion": "calm", "strength": "0.1"}], "strength: Input should be a valid number"),
-            ([{"emotion": "calm", "strength": math.nan}], "strength: Input should be a finite number"),
+            ([{"emotion": "calm", "strength": "0.1"}], "0.strength: should be a valid number"),
+            ([{"emotion": "calm", "strength": math.nan}], "strength: should be a finite number"),
             ([{"emotion": "calm", "strength": math.inf}], "strength: "),
             ([{"emotion": "calm", "strength": 3}], "less than or equal to 2"),
             ([{"emotion": "calm", "layers": 3}], "no vectors of layer 3; allowed: auto, 0 to 2"),
             ([{"emotion": "calm", "layers": []}], "at least 1 item"),
+            ([{"emotion": "calm", "layers": 1.5}], "valid integer"),
+            ([{"emotion": "calm", "layers": True}], "valid integer"),
             ([{"emotion": "calm", "layers": -1}], "greater than or equal to 0"),
             ([{"emotion": "calm", "positions": "first"}], "'all', 'prompt' or 'generated'"),
             ([{"emotion": "calm", "mode": "multiply"}], "'add', 'ablate' or 'clamp'"),

@@ -52,7 +52,7 @@ def chat(options: argparse.Namespace) -> None:
         from affectome.serve.transformers_backend import TransformersBackend
 
         catalogue = _catalogue(options)
-        backend = TransformersBackend(catalogue)
+        backend = TransformersBackend(catalogue, dtype=_dtype("auto"))
         runner.run(backend.start())
         try:
             converse(runner, _Here(catalogue, backend))
@@ -99,8 +99,18 @@ def _backend(options: argparse.Namespace, catalogue: Catalogue) -> Backend:
             log.info("serving with Transformers, as there is no vLLM (%s)", error)
             chosen = "transformers"
     if chosen == "vllm":
-        return VllmBackend(catalogue, gpus=options.gpus, max_model_len=options.max_model_len)
-    return TransformersBackend(catalogue)
+        return VllmBackend(catalogue, options.gpus, options.max_model_len, _dtype(options.dtype))
+    return TransformersBackend(catalogue, dtype=_dtype(options.dtype))
+
+
+def _dtype(asked: str) -> str:
+    """`asked`, or what suits the machine.
+
+    That is float32 on a CPU: in bfloat16 sums differ with what else is in a batch, and the likeliest token with them.
+    """
+    import torch
+
+    return "float32" if asked == "auto" and not torch.cuda.is_available() else asked
 
 
 def _check_packages() -> None:

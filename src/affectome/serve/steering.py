@@ -6,11 +6,10 @@
 position at the headline layer.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.plan import Change, Mode, Plan, Positions, Readout, Refused
@@ -22,11 +21,14 @@ MOST_CHANGES = 16
 MOST_READ = 16
 _LARGEST_ALPHA = 1e6
 
-Layers = (
-    Literal["auto"]
-    | Annotated[int, Field(ge=0)]
-    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=512)]
-)
+
+def _integral(value: Any) -> Any:
+    """5 for 5.0, which JSON does not tell apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Layer = Annotated[int, Field(ge=0), BeforeValidator(_integral)]
+Layers = Literal["auto"] | _Layer | Annotated[list[_Layer], Field(min_length=1, max_length=512)]
 
 
 class SteeringItem(BaseModel):
@@ -56,7 +58,7 @@ class ReadoutItem(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     emotions: list[str] = Field(description="names of GET /v1/emotions", min_length=1, max_length=MOST_READ)
-    layer: Literal["auto"] | Annotated[int, Field(ge=0)] = Field("auto", description="`auto` is the headline layer")
+    layer: Literal["auto"] | _Layer = Field("auto", description="`auto` is the headline layer")
 
 
 Steering = Annotated[
@@ -116,10 +118,13 @@ _FORMS = (
 def explained(error: ValidationError) -> str:
     """One of pydantic's complaints in one line: of a field that may be several things, about what it nearly is."""
     errors = error.errors(include_url=False, include_input=False)
-    near = (one for one in errors if not one["type"].endswith(("_type", "literal_error")))
-    chosen = next((one for one in near if one["loc"][:2] == errors[0]["loc"][:2]), errors[0])
-    place = ".".join(str(part) for part in chosen["loc"] if re.fullmatch(r"\w+", str(part)))
-    return f"{place}: {chosen['msg']}" if place else str(chosen["msg"])
+    # An item and its field; what follows is which of several things the field was taken for.
+    place = errors[0]["loc"][:2]
+    about = [one for one in errors if one["loc"][:2] == place]
+    near = [one for one in about if not one["type"].endswith(("_type", "literal_error"))]
+    said = list(dict.fromkeys(str(one["msg"]) for one in near[:1] or about))
+    first, *others = (message.replace("Input should be", "should be") for message in said)
+    return f"{'.'.join(map(str, place))}: {' or '.join([first, *others])}".removeprefix(": ")
 
 
 def _take(body: dict[str, Any], name: str) -> Any:
@@ -173,7 +178,9 @@ def _flat(given: Sequence[float], catalogue: Catalogue) -> tuple[Plan, list[tupl
     for identity, alpha in zip(given[::2], given[1::2], strict=True):
         if not 0 <= identity < len(catalogue.directions) or identity != int(identity):
             raise Refused(
-                400, f"{str(identity)[:20]} is no id of a direction; ids are 0 to {len(catalogue.directions) - 1}", "steering"
+                400,
+                f"{str(identity)[:20]} is no id of a direction; ids are 0 to {len(catalogue.directions) - 1}",
+                "steering",
             )
         if not abs(alpha) <= _LARGEST_ALPHA:
             raise Refused(400, f"an alpha has to be a number of at most {_LARGEST_ALPHA:g} either way", "steering")

@@ -50,7 +50,8 @@ print(version("affectome") if entry_points(group="vllm.general_plugins", name="a
 class VllmBackend:
     """Replies from vLLM on `gpus` GPUs (by default all there are), or on the CPU; see `affectome.serve.backend`.
 
-    `max_model_len` is the longest prompt and reply together, in tokens. vLLM's log goes to `log_file`, by default one
+    `max_model_len` is the longest prompt and reply together, in tokens; `dtype` is vLLM's precision, `auto` what suits
+    the machine. vLLM's log goes to `log_file`, by default one
     that is left behind only where vLLM fails.
     """
 
@@ -61,10 +62,11 @@ class VllmBackend:
         catalogue: Catalogue,
         gpus: int | None = None,
         max_model_len: int = 2048,
+        dtype: str = "auto",
         log_file: str | Path | None = None,
     ) -> None:
         self.catalogue = catalogue
-        self._gpus, self._max_model_len, self._log_file = gpus, max_model_len, log_file
+        self._gpus, self._max_model_len, self._dtype, self._log_file = gpus, max_model_len, dtype, log_file
         self._inboxes: dict[str, _Inbox] = {}
         self._stack = ExitStack()
         self._stopped = self._failed = False
@@ -110,7 +112,11 @@ class VllmBackend:
             log_file,
             gpus,
             self._max_model_len,
-            options=("--enforce-eager", "--enable-prefix-caching"),
+            options=(
+                "--enforce-eager",
+                "--enable-prefix-caching",
+                *([] if self._dtype == "auto" else ["--dtype", self._dtype]),
+            ),
             environment={
                 DIRECTIONS: str(directions),
                 READOUTS: str(folder / "readouts"),
