@@ -12,7 +12,7 @@ demo: setup
 test: setup .exchange/installed
 	$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/workflow tests/unit
-	$(BIN)/python -m pytest tests/integration/test_demo.py tests/vllm tests/slurm
+	$(BIN)/python -m pytest tests/integration/test_demo.py tests/integration/test_dashboard.py tests/vllm tests/slurm
 
 # Every kind of trial with the real model: a quarter of an hour on two cores, and only steering's code can change it.
 test-trials: setup

@@ -65,7 +65,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         host = re.match(r"\w+://[^/]+", address).group()
         allowed = (host, host.replace("http", "ws", 1), "data:", "blob:")
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda r: None if r.url.startswith(allowed) else asked.append(r.url))
         page.on("websocket", lambda w: None if w.url.startswith(allowed) else asked.append(w.url))
         page.on("console", lambda m: failed.append(m.text) if m.type in ("error", "warning") else None)

@@ -26,6 +26,8 @@ def serve(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "httpx2", "httpcore", "nicegui"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of every client that hangs up.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     catalogue = _catalogue(options)
     limits = Limits(
         max_tokens=options.max_tokens,
