@@ -4,10 +4,13 @@ The second methods are Transformers' own `generate` and plain passes of the same
 """
 
 import asyncio
+import gc
 import json
+import logging
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
 from affectome.errors import UserError
 from affectome.models.anatomy import residual
+from affectome.serve.batching import Row
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.plan import Change, Plan, Readout, Refused
 from affectome.serve.sampling import Sampler, Sampling, Text, Token
-from affectome.serve.transformers_backend import TransformersBackend, Worker, chat_tokens, read_request, text_tokens
+from affectome.serve.transformers_backend import (
+    End,
+    Piece,
+    TransformersBackend,
+    Worker,
+    chat_tokens,
+    read_request,
+    text_tokens,
+)
 from affectome.steering.instrument import Intervention, Steering, blocks_of
 from tests.helpers import CHAT_TEMPLATE, FIRST_BYTE, tiny_config, tiny_tokenizer
 from tests.unit.serving import tiny_catalogue
@@ -465,12 +477,19 @@ def test_prompts_that_are_too_long_are_refused_with_numbers(backend: Transformer
     assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
     with pytest.raises(Refused, match="reply of 1 "):
         complete(backend, text("x" * 2048, max_tokens=None))
+    for prompt, limit in ((2000, 47), (1000, 512)):
+        body = text("x" * prompt, max_tokens=None)
+        assert read_request("text", body, backend._tokenizer, backend._model.config, [2]).limit == limit
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     config = tiny_config("llama", 2, 16, rope_parameters=rope, max_position_embeddings=32)
     tokenizer = tiny_tokenizer(chat=CHAT_TEMPLATE)
     assert read_request("text", text("x", max_tokens=30), tokenizer, config, [2]).limit == 30
     with pytest.raises(Refused, match="32"):
         read_request("text", text("x", max_tokens=31), tokenizer, config, [2])
+    long = {"rope_type": "longrope", "original_max_position_embeddings": 32, "rope_theta": 10000.0}
+    long |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = tiny_config("llama", 2, 16, rope_parameters=long, max_position_embeddings=2048)
+    assert read_request("text", text("x", max_tokens=None), tokenizer, config, [2]).limit == 30
 
 
 @pytest.mark.parametrize(
@@ -479,8 +498,8 @@ def test_prompts_that_are_too_long_are_refused_with_numbers(backend: Transformer
         ({"continue_final_message": True}, "continue_final_message"),
         ({"add_generation_prompt": False}, "add_generation_prompt|leave it out"),
         ({"chat_template_kwargs": {"style": "x"}}, "style"),
-        ({"logit_bias": {"999": 1.0}}, "999 is no token"),
-        ({"stop_token_ids": [300]}, "300 is no token"),
+        ({"logit_bias": {"999": 1.0}}, "logit_bias: 999 is no token of the model, which has 259"),
+        ({"stop_token_ids": [2, 259]}, "stop_token_ids: 259 is no token of the model, which has 259"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(backend: TransformersBackend, fields: dict, says: str) -> None:
@@ -491,7 +510,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(backend: TransformersBackend
 
 
 def test_prompts_without_tokens_or_of_none_are_refused(backend: TransformersBackend) -> None:
-    for prompt in ("", ["a", ""], [400]):
+    for prompt in ("", ["a", ""], [400], [[1], [259]], [2**31 - 1]):
         with pytest.raises(Refused) as refused:
             complete(backend, text(prompt))
         assert (refused.value.status, refused.value.param) == (400, "prompt")
@@ -645,6 +664,92 @@ def test_logits_that_are_no_numbers_fail_their_row_alone(backend: TransformersBa
     assert [(error.status, error.code) for error in failed] == [(500, "not_finite")]
     (other,) = [reply for reply in replies if not isinstance(reply, Refused)]
     assert other["choices"] in [complete(backend, text(prompt), PLAN)["choices"] for prompt in ("a", "b")]
+
+
+@pytest.mark.parametrize("fields", [{"repetition_penalty": 1e-320}, {"repetition_penalty": 1e-30, "top_p": 0.5}])
+def test_the_smallest_penalty_that_is_allowed_harms_nobody(backend: TransformersBackend, fields: dict) -> None:
+    async def both() -> list[dict]:
+        bodies = [text("hi", temperature=1, ignore_eos=True, **fields), text("The lake")]
+        return await asyncio.gather(*(backend.complete("text", body, (), None) for body in bodies))
+
+    odd, other = run(both)
+    assert odd["usage"]["completion_tokens"] == 12
+    assert other["choices"] == complete(backend, text("The lake"))["choices"]
+
+
+def test_a_token_beyond_the_vocabulary_fails_its_row_alone(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sampler, "choose", lambda _self, _read, logits: logits.shape[-1])
+
+    async def both() -> list[Any]:
+        bodies = [text("hi", temperature=1), text("The lake")]
+        tasks = [backend.complete("text", body, PLAN, None) for body in bodies]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    odd, other = run(both)
+    assert (odd.status, odd.code) == (500, "not_finite")
+    assert other["choices"] == complete(backend, text("The lake"), PLAN)["choices"]
+
+
+def live() -> Counter[str]:
+    """Live objects of the kinds that a reply brings with it, tensors among them."""
+    gc.collect()
+    kinds = (Row, Sampler, Text, Piece, End, Refused, DynamicCache, torch.Tensor, torch.Generator, asyncio.Queue)
+    # Not isinstance: objects that stand for others would be asked what they are.
+    return Counter(type(item).__name__ for item in gc.get_objects() if issubclass(type(item), kinds))
+
+
+def test_nothing_is_left_of_a_storm(backend: TransformersBackend) -> None:
+    """Of replies read to their end, left in the midst and while they wait, refused, and failed."""
+    rng = random.Random(0)
+
+    async def left(body: dict, chunks: int) -> None:
+        async with aclosing(backend.stream("text", body, PLAN, None)) as stream:
+            for _ in range(chunks):
+                await anext(stream)
+
+    async def one(number: int) -> None:
+        body = text("x" * rng.randint(1, 40), max_tokens=4, temperature=rng.choice([0, 1]), n=2)
+        way = number % 6
+        if way < 2:
+            await (
+                backend.complete("text", body, PLAN, None) if way else gathered(backend.stream("text", body, (), None))
+            )
+        elif way == 2:
+            await left(body | {"max_tokens": 1900, "ignore_eos": True}, rng.randint(1, 3))
+        elif way == 3:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(backend.complete("text", body | {"max_tokens": 1900}, PLAN, None), 0.01)
+        elif way == 4:
+            with pytest.raises(Refused, match="tokens"):
+                await backend.complete("text", body | {"max_tokens": 3000}, (), None)
+        else:
+            with suppress(Refused):
+                await backend.complete("text", body | {"prompt": "x" * 400}, PLAN, None)
+
+    async def storm(requests: int) -> None:
+        numbers = iter(range(requests))
+
+        async def client() -> None:
+            for number in numbers:
+                await one(number)
+
+        await asyncio.gather(*(client() for _ in range(40)))
+        # Its own turns make those leave that nobody waits for.
+        await backend.complete("text", text("a", max_tokens=2), (), None)
+
+    handle = failing_block(backend, lambda hidden: hidden.shape[1] > 300, torch.OutOfMemoryError("too much"))
+    logging.disable()
+    try:
+        # What is made once is made.
+        run(lambda: storm(6))
+        before = live()
+        run(lambda: storm(240))
+        assert live() - before == Counter()
+    finally:
+        logging.disable(logging.NOTSET)
+        handle.remove()
 
 
 def test_a_reply_that_was_not_steered_is_an_error(

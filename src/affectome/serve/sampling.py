@@ -20,8 +20,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-# Below it scores would overflow; the likeliest token is taken.
-_COLDEST = 1e-5
+# Scores divided by less would overflow; at a temperature below it the likeliest token is taken.
+_LEAST = 1e-5
 
 # The bytes of a character of UTF-8 come in at most so many tokens.
 _LONGEST_CHARACTER = 4
@@ -71,12 +71,12 @@ class Sampler:
             biases = {(token,): float(bias) for token, bias in sampling.logit_bias.items()}
             self._processors.append(SequenceBiasLogitsProcessor(biases))
         if sampling.repetition_penalty != 1:
-            self._processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+            self._processors.append(RepetitionPenaltyLogitsProcessor(max(sampling.repetition_penalty, _LEAST)))
         if sampling.frequency_penalty or sampling.presence_penalty:
             self._processors.append(_CountPenalty(length, sampling.frequency_penalty, sampling.presence_penalty))
         if sampling.min_tokens and ends:
             self._processors.append(MinNewTokensLengthLogitsProcessor(length, sampling.min_tokens, list(ends)))
-        self._draws = sampling.temperature >= _COLDEST
+        self._draws = sampling.temperature >= _LEAST
         if self._draws:
             if sampling.temperature != 1:
                 warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))

@@ -8,13 +8,14 @@ being written, and what is drawn depends on the request's seed alone.
 import asyncio
 import inspect
 import logging
+import os
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -42,6 +43,11 @@ ROWS = 32
 PROMPT_TOKENS = 8192
 
 DEFAULT_TOKENS = 512
+
+# oneDNN, and PyTorch in front of it, keep what they compile for each shape of a product, 1024 of them unless told
+# otherwise: a gigabyte in bfloat16, as prompts have any shape. A step of a batch has fewer than this.
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_SHAPES = "64"
 
 # Fields of a validated request that other engines honour.
 _UNSUPPORTED = ("continue_final_message",)
@@ -217,15 +223,17 @@ class Worker:
 
     def _advance(self, replies: Sequence[Reply], logits: torch.Tensor) -> None:
         """Go on with each of `replies` by its `logits` (replies, vocabulary), and let go those that are over."""
-        likeliest, broken = torch.stack((logits.argmax(dim=-1), logits.isnan().any(dim=-1).long())).tolist()
+        best, likeliest = logits.max(dim=-1)
+        sound, likeliest = torch.stack((best.isfinite().long(), likeliest)).tolist()
         over, failed = [], []
         for number, reply in enumerate(replies):
             try:
-                if broken[number]:
-                    raise Refused(500, "the model's output is not finite; steer less", code="not_finite")
                 token = likeliest[number]
-                if not reply.sampler.greedy:
+                if sound[number] and not reply.sampler.greedy:
                     token = reply.sampler.choose([*reply.prompt, *reply.written], logits[number : number + 1])
+                # What is drawn of scores that are not finite is beyond the vocabulary; read, it would fail all rows.
+                if not sound[number] or token >= logits.shape[-1]:
+                    raise Refused(500, "the model's output is not finite; steer less", code="not_finite")
                 reply.take(token, logits[number])
             except Exception as error:
                 if not isinstance(error, Refused):
@@ -294,15 +302,21 @@ def read_request(kind: Kind, body: dict[str, Any], tokenizer: Any, config: Any, 
     prompts = [chat_tokens(tokenizer, body)] if kind == "chat" else text_tokens(tokenizer, body["prompt"])
     bias = {int(token): float(amount) for token, amount in (body.get("logit_bias") or {}).items()}
     stop_ids = body.get("stop_token_ids") or ()
+    where = "messages" if kind == "chat" else "prompt"
     vocabulary = text_config(config).vocab_size
     for name, tokens in (
-        ("prompt", [t for p in prompts for t in p]),
+        (where, [token for prompt in prompts for token in prompt]),
         ("logit_bias", bias),
         ("stop_token_ids", stop_ids),
     ):
         strange = next((token for token in tokens if not 0 <= token < vocabulary), None)
         if strange is not None:
-            raise Refused(400, f"{strange} is no token of the model; allowed: 0 to {vocabulary - 1}", name)
+            raise Refused(
+                400,
+                f"{name}: {strange} is no token of the model, which has {vocabulary}, from 0 on",
+                name,
+                "invalid_value",
+            )
     stops = body.get("stop") or ()
     logprobs = body.get("logprobs")
     if kind == "chat":
@@ -360,21 +374,34 @@ def text_tokens(tokenizer: Any, prompt: str | list) -> list[tuple[int, ...]]:
 
 
 def _limit(body: dict[str, Any], config: Any, longest: int) -> int:
-    """Tokens that a reply may have; Refused where they and the longest prompt are more than the model reads."""
+    """Tokens that a reply may have; Refused where they and the longest prompt are more than the model reads.
+
+    Without a number of the client's it is DEFAULT_TOKENS, or what the prompt leaves.
+    """
     context = getattr(text_config(config), "max_position_embeddings", None) or float("inf")
     name = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
-    limit = body.get(name) or max(1, min(DEFAULT_TOKENS, context - longest))
+    limit = body.get(name)
+    if limit is None:
+        limit = max(1, min(DEFAULT_TOKENS, context - longest))
+        while limit > 1 and _rescales(config, longest + limit):
+            limit -= 1
     asked = f"a prompt of {longest} tokens and a reply of {limit} are {longest + limit}"
     where = "messages" if "messages" in body else "prompt"
     if longest + limit > context:
         message = f"{asked}, and the model reads {context}; shorten the prompt or lower {name}"
         raise Refused(400, message, where, "context_length_exceeded")
-    try:
-        check_length(config, longest + limit)
-    except UserError as error:
+    if _rescales(config, longest + limit):
         message = f"{asked}, so long that the model would read those batched with it differently; lower {name}"
-        raise Refused(400, message, where, "context_length_exceeded") from error
+        raise Refused(400, message, where, "context_length_exceeded")
     return limit
+
+
+def _rescales(config: Any, length: int) -> bool:
+    try:
+        check_length(config, length)
+    except UserError:
+        return True
+    return False
 
 
 def _sampling(body: dict[str, Any], bias: dict[int, float]) -> Sampling:
@@ -403,6 +430,9 @@ class TransformersBackend:
         await asyncio.to_thread(self._load)
 
     def _load(self) -> None:
+        for name in _CACHES:
+            # Read at the process's first product.
+            os.environ.setdefault(name, _SHAPES)
         self._model, self._tokenizer = load_model(self._catalogue.model_folder, self._dtype, self._quantization)
         if "past_key_values" not in inspect.signature(self._model.forward).parameters:
             raise UserError(
@@ -558,7 +588,7 @@ class TransformersBackend:
 def _sender(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue, index: int) -> Callable[[Event], None]:
     def send(event: Event) -> None:
         # A loop that has been closed has nobody left who listens.
-        if not loop.is_closed():
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
     return send

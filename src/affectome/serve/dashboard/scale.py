@@ -50,12 +50,12 @@ def mixture_unit(catalogue: Catalogue) -> float:
 
 
 def colour_limit(values: Iterable[float]) -> float:
-    """Where the colours end, for all `values` to have one of their own: the next of 1, 2, 5, 10, … times a power."""
+    """Where the colours end, for all `values` to have one of their own: the next round number."""
     most = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if most < 1e-6:
         return 1e-6
     power = 10.0 ** math.floor(math.log10(most))
-    step = next(step for step in (1, 2, 5, 10) if step * power >= most * (1 - 1e-9))
+    step = next(step for step in (1, 2, 3, 4, 5, 6, 8, 10) if step * power >= most * (1 - 1e-9))
     return float(f"{step * power:.3g}")
 
 
