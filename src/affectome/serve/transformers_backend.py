@@ -311,12 +311,8 @@ def read_request(kind: Kind, body: dict[str, Any], tokenizer: Any, config: Any, 
     ):
         strange = next((token for token in tokens if not 0 <= token < vocabulary), None)
         if strange is not None:
-            raise Refused(
-                400,
-                f"{name}: {strange} is no token of the model, which has {vocabulary}, from 0 on",
-                name,
-                "invalid_value",
-            )
+            message = f"{name}: {strange} is no token of the model, which has {vocabulary}, from 0 on"
+            raise Refused(400, message, name, "invalid_value")
     stops = body.get("stop") or ()
     logprobs = body.get("logprobs")
     if kind == "chat":
