@@ -87,7 +87,8 @@ class VllmBackend:
                 base_url=self._served.base_url,
                 headers={"Authorization": f"Bearer {self._served.key}"},
                 timeout=None,
-                limits=Limits(max_connections=None),
+                # A connection that is kept may be closed at vLLM's end just as the next request goes out on it.
+                limits=Limits(max_connections=None, max_keepalive_connections=0),
                 trust_env=False,
             )
             await self._check_steered()
