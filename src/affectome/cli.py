@@ -128,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="precision; auto is the model's own on a GPU and float32 on a CPU, where replies then do not depend on what "
-        "else is asked (on GPUs vLLM has VLLM_BATCH_INVARIANT=1 for that)",
+        help="precision; auto is the model's own on a GPU and float32 on a CPU, where replies then do not depend on "
+        "what else is asked (on GPUs vLLM has VLLM_BATCH_INVARIANT=1 for that)",
     )
     serving.add_argument("--backend", choices=["vllm", "transformers"], help="by default vllm where it is installed")
     serving.add_argument(
