@@ -3,8 +3,8 @@
 Directions are named by their row in the directions file (`Catalogue.write_directions`), so that a plan is small and an
 engine needs nothing but that file. The standard library alone is imported here: vLLM's processes load this module too.
 
-What `positions` and `mode` mean is said by `affectome.steering.instrument.Intervention`; changes of one plan are applied
-in order at each block.
+What `positions` and `mode` mean is said by `affectome.steering.instrument.Intervention`; changes of one plan are
+applied in order at each block.
 """
 
 import json
