@@ -97,9 +97,12 @@ class Server:
         self.url = line.rpartition(" ")[2].strip()
 
     @property
-    def megabytes(self) -> float | None:
-        """Resident memory of the server's processes."""
-        return self.process and round(sum(_resident_mb(pid) for pid in _family(self.process.pid)), 1)
+    def megabytes(self) -> dict[str, float] | None:
+        """Resident memory of the server, and of what it started: vLLM's processes, whose cache fills as it is used."""
+        if not self.process:
+            return None
+        first, *others = map(_resident_mb, _family(self.process.pid))
+        return {"server": round(first, 1), "vllm": round(sum(others), 1)}
 
     def stop(self) -> tuple[float, int] | None:
         """Seconds to end, and the exit status."""
@@ -359,16 +362,12 @@ async def run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
         for _ in range(10):
             await campaign.send("valid")
         memory = {"before": server.megabytes}
-        peak = memory["before"]
         started = time.monotonic()
         queue = iter(enumerate(kinds))
 
         async def client() -> None:
-            nonlocal peak
             for number, kind in queue:
                 await campaign.send(kind)
-                if server.process and number % 20 == 0:
-                    peak = max(peak, server.megabytes)
                 if number % max(1, options.requests // 10) == 0 and number:
                     memory[f"after {number}"] = server.megabytes
                     sys.stderr.write(f"{number} requests, {time.monotonic() - started:.0f} s\n")
@@ -385,7 +384,7 @@ async def run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
             "requests": options.requests,
             "seconds": round(seconds, 1),
             "statuses": {kind: dict(sorted(counts.items())) for kind, counts in campaign.statuses.items()},
-            "megabytes": memory | {"peak": peak, "at the end": server.megabytes},
+            "megabytes": memory | {"at the end": server.megabytes},
             "afterwards": left,
             "valid_not_answered": len(campaign.unanswered),
             "answered_by_5xx": len(campaign.failures),
