@@ -1,6 +1,7 @@
 """`affectome test-http` and the command line, against a real server on a real port whose engine really steers."""
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -150,3 +151,24 @@ def test_vectors_are_looked_at(catalogue, capsys):
     assert cli.main(["test", str(folder.parent / "vectors.safetensors"), "--model", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == []
+
+
+def test_one_can_chat_without_a_server(catalogue, capsys, monkeypatch):
+    vectors = str(catalogue.model_folder.parent / "vectors.safetensors")
+    lines = "/set temperature 0\n/set max_tokens 12\n/positions all\n/unsafe\n/steer calm 2\n/compare\nHello\n/steer clam\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    assert cli.main(["chat", "--vectors", vectors, "--model", str(catalogue.model_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "tiny, 4 emotions. /help" in said
+    plain, steered = said.partition("unsteered: ")[2].partition("\n> ")[0].split("\nsteered:   ")
+    assert plain
+    assert plain != steered
+    assert "no emotion has 'clam'" in said
+
+
+def test_one_can_chat_with_a_server(url, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/set max_tokens 4\n/colour calm\nHello\n/curl\n"))
+    assert cli.main(["chat", "--url", url]) == 0
+    said = capsys.readouterr().out
+    assert f"curl {url}/v1/chat/completions" in said
+    assert '"readout": {"emotions": ["calm"]}' in said
