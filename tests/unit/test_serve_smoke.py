@@ -155,8 +155,8 @@ def test_vectors_are_looked_at(catalogue, capsys):
 
 def test_one_can_chat_without_a_server(catalogue, capsys, monkeypatch):
     vectors = str(catalogue.model_folder.parent / "vectors.safetensors")
-    lines = "/set temperature 0\n/set max_tokens 12\n/positions all\n/unsafe\n/steer calm 2\n/compare\nHello\n/steer clam\n"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    commands = ["/set temperature 0", "/set max_tokens 12", "/positions all", "/unsafe", "/steer calm 2", "/compare"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*commands, "Hello", "/steer clam\n"])))
     assert cli.main(["chat", "--vectors", vectors, "--model", str(catalogue.model_folder)]) == 0
     said = capsys.readouterr().out
     assert "tiny, 4 emotions. /help" in said
