@@ -1,3 +1,5 @@
+"""OpenAI's routes on a real port: clients as they are meant to be, and those that hang up, stall, flood or lie."""
+
 import asyncio
 import gc
 import json

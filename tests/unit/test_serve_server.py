@@ -1,3 +1,5 @@
+"""The server as a process: where it may listen, and how it ends while replies are under way."""
+
 import json
 import os
 import pickle

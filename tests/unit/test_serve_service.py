@@ -1,3 +1,5 @@
+"""What every request comes through: checks, turns, limits and counts, with nothing left behind."""
+
 import asyncio
 import json
 from contextlib import aclosing
