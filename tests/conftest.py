@@ -1,7 +1,26 @@
-"""Tests that need a CUDA device are skipped where there is none; tests that share a slow build stay together."""
+"""Tests that need a CUDA device are skipped where there is none; tests that share a slow build stay together.
+
+`browser` is a headless Chromium for those that look at pages.
+"""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs a chromium on the PATH")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 # First, since pytest-xdist reads the groups in a hook of the same name.

@@ -5,7 +5,6 @@ No page may meet an error on its console or ask another host for anything.
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,18 +20,6 @@ from affectome.serve.service import Limits, Service
 from tests.unit.dashboarding import REFUSED, Scripted, serving, small_catalogue
 
 KEY = 'it\'s "secret"'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs a chromium on the PATH")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +88,8 @@ def ask(page: Any, prompt: str, tokens: int = 30) -> tuple[str, str]:
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.keyboard.press("Control+Enter")
     page.locator(".exchange").nth(before).wait_for()
+    # What is written into the replies comes after the elements of the same moment.
+    page.wait_for_timeout(500)
     return tuple(page.locator(".reply").all_text_contents())
 
 
@@ -228,10 +217,11 @@ def test_earlier_exchanges_come_back_with_their_settings(visit: Any, server: str
     assert ask(page, "The second.") != first
     page.locator(".exchange", has_text="The first.").click()
     strength(page, "calm").wait_for()
-    assert strength(page, "sad").count() == 0
-    assert tuple(page.locator(".reply").all_text_contents()) == first
-    assert page.get_by_label("Seed").input_value() == "1"
-    assert page.locator(".reply .above").count() > 0
+    # NiceGUI sends elements first and what is to be written into them after.
+    eventually(lambda: strength(page, "sad").count() == 0)
+    eventually(lambda: tuple(page.locator(".reply").all_text_contents()) == first)
+    eventually(lambda: page.get_by_label("Seed").input_value() == "1")
+    eventually(lambda: page.locator(".reply .above").count() > 0)
 
 
 def test_stop_and_leaving_end_both_generations(visit: Any, server: str, engine: Scripted) -> None:

@@ -34,6 +34,7 @@ from affectome.serve.transformers_backend import (
     TransformersBackend,
     Worker,
     chat_tokens,
+    interventions,
     read_request,
     text_tokens,
 )
@@ -101,7 +102,7 @@ def generated(engine: TransformersBackend, prompt: tuple[int, ...], plan: Plan =
     """What Transformers' `generate` makes of a prompt, up to the end token."""
     config = GenerationConfig(**{"max_new_tokens": 12, "do_sample": False, "eos_token_id": 2, "pad_token_id": 0} | how)
     processors = config.__dict__.pop("_processors", [])
-    with Steering(engine._model, [engine._interventions(plan)]):
+    with Steering(engine._model, [interventions(plan, engine._catalogue.units)]):
         ids = torch.tensor([prompt])
         out = engine._model.generate(
             ids, attention_mask=torch.ones_like(ids), generation_config=config, logits_processor=processors
@@ -322,7 +323,10 @@ def test_readouts_are_projections_before_steering(backend: TransformersBackend, 
     ids = generated(backend, prompt, PLAN, max_new_tokens=10, eos_token_id=NEVER)
     seen: list[torch.Tensor] = []
     handle = blocks_of(backend._model)[1].register_forward_hook(lambda _m, _i, out: seen.append(residual(out)[0]))
-    with Steering(backend._model, [backend._interventions(PLAN)], [len(prompt)]), torch.inference_mode():
+    with (
+        Steering(backend._model, [interventions(PLAN, backend._catalogue.units)], [len(prompt)]),
+        torch.inference_mode(),
+    ):
         backend._model(torch.tensor([[*prompt, *ids[:-1]]]), use_cache=False)
     handle.remove()
     wanted = seen[0][len(prompt) :].numpy() @ catalogue.units[1][[0, 3]].T / catalogue.norms[1]
@@ -825,7 +829,7 @@ def test_other_architectures_are_steered_as_steering_does(tmp_path: Path, archit
 
 
 def test_plans_become_interventions(backend: TransformersBackend, catalogue: Catalogue) -> None:
-    (item,) = backend._interventions(PLAN[:1])
+    (item,) = interventions(PLAN[:1], backend._catalogue.units)
     assert isinstance(item, Intervention)
     assert item.lengths == {1: 3.0, 2: 2.0}
     assert (item.mode, item.positions) == ("add", "generated")

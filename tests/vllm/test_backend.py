@@ -12,10 +12,10 @@ from affectome.models.load import native_bfloat16
 from affectome.serve.backend import READOUT
 from affectome.serve.catalogue import open_file
 from affectome.serve.plan import Change, Readout, Refused
+from affectome.serve.transformers_backend import interventions
 from affectome.serve.vllm_backend import VllmBackend
 from affectome.steering.instrument import Steering, blocks_of
 from tests.unit.serving import write_vectors
-from tests.vllm.test_steering import interventions
 from tests.vllm.test_vllm import WHY_NOT, weights  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]

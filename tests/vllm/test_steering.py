@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 from affectome.serve.plan import Change, Readout, encode
-from affectome.steering.instrument import Intervention, Steering, blocks_of
+from affectome.serve.transformers_backend import interventions
+from affectome.steering.instrument import Steering, blocks_of
 from tests.helpers import tiny_model
 from tests.vllm.test_vllm import WHY_NOT, weights  # noqa: F401 - a fixture
 
@@ -125,18 +126,6 @@ def options(model, **more):
         "kv_cache_memory_bytes": 64 << 20,
         "skip_tokenizer_init": True,
     } | more
-
-
-def interventions(plan, units):
-    return [
-        Intervention(
-            {layer: units[layer][item.direction] for layer, _ in item.lengths},
-            dict(item.lengths),
-            item.mode,
-            item.positions,
-        )
-        for item in plan
-    ]
 
 
 def expected(model, units, prompt, plan, tokens):

@@ -29,8 +29,6 @@ from transformers.cache_utils import (
 from affectome.models.anatomy import residual
 from affectome.steering.instrument import Intervention, NeverSteeredError, blocks_of
 
-_ENDLESS = 2**31 - 1
-
 # Their states are known in full: columns aligned on the right, and states without columns.
 _MERGEABLE = (
     DynamicLayer,
@@ -73,7 +71,7 @@ class Row:
     def check(self) -> None:
         """Raise NeverSteeredError unless every position that the plan names was steered, and no other."""
         for number, item in enumerate(self.plan):
-            first, end = _span(item, len(self.prompt))
+            first, end = item.span(len(self.prompt))
             planned = max(0, min(end, self.read) - first)
             for layer in item.directions:
                 steered = self.steered.get((number, layer), 0)
@@ -235,12 +233,6 @@ def _kept(layer: Any, columns: int) -> int:
 # ---------------------------------------------------------------- steering and reading
 
 
-def _span(item: Intervention, prompt: int) -> tuple[int, int]:
-    """Tokens [first, end) of a row with `prompt` tokens before its reply that `item` changes."""
-    spans = {"all": (0, _ENDLESS), "prompt": (0, prompt), "generated": (prompt, _ENDLESS)}
-    return item.positions if isinstance(item.positions, tuple) else spans[item.positions]
-
-
 class _Layer:
     """What happens at one block to the rows of a batch.
 
@@ -258,7 +250,7 @@ class _Layer:
             for slot, (_, item) in enumerate(items):
                 units[slot, row, 0], lengths[slot, row] = item.directions[layer], item.lengths[layer]
                 shares[slot, row] = 0 if item.mode == "add" else -1
-                bounds[:, slot, row, 0] = _span(item, len(rows[row].prompt))
+                bounds[:, slot, row, 0] = item.span(len(rows[row].prompt))
         self.numbers = [[n for n, _ in items] for items in here]
         self.counts = torch.zeros((slots, len(rows)), dtype=torch.int64)
         self._projects = [bool(of_slot.any()) for of_slot in shares]

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from affectome.analyses.geometry import orient, principal_components
 from affectome.errors import UserError
 from affectome.files import read_json, read_table
 from affectome.identity import model_fingerprint
@@ -196,15 +198,14 @@ def open_file(
 def principal_plane(vectors: np.ndarray) -> tuple[list[tuple[float, float]], tuple[float, float]]:
     """Places of `vectors` (emotions, width) on their first two principal components, and the variance these explain.
 
-    Components are oriented so that the largest place in absolute terms is positive.
+    Components are oriented as `affectome.analyses.geometry` does without ratings.
     """
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    places = (left * singular)[:, :2]
-    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
-    places *= np.sign(places[np.abs(places).argmax(axis=0), [0, 1]] + 1e-300)
-    shares = np.pad(singular**2 / max((singular**2).sum(), 1e-300), (0, 2))[:2]
-    return [(float(x), float(y)) for x, y in places], (float(shares[0]), float(shares[1]))
+    scores, explained = principal_components(vectors)
+    scores = orient(scores[:, :2], np.zeros(0, int), pd.DataFrame())
+    absent = 2 - scores.shape[1]
+    places = np.pad(scores, ((0, 0), (0, absent)))
+    first, second = (*explained[:2], *[0.0] * absent)
+    return [(float(x), float(y)) for x, y in places], (float(first), float(second))
 
 
 def _with_geometry(catalogue: Catalogue, analyses: Path) -> Catalogue:

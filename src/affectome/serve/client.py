@@ -58,10 +58,7 @@ class Client:
                 if response.status_code != 200:
                     await response.aread()
                     raise _refused(response)
-                async for line in response.aiter_lines():
-                    if not line.startswith("data: ") or line == "data: [DONE]":
-                        continue
-                    chunk = json.loads(line.removeprefix("data: "))
+                async for chunk in chunks(response):
                     if "error" in chunk:
                         raise Refused(503, str(chunk["error"].get("message", "the reply was cut short")))
                     yield chunk
@@ -89,6 +86,13 @@ class Client:
             f"{self.url} cannot be reached ({type(error).__name__}); start a server there with `affectome serve`, or "
             f"name another with --url"
         )
+
+
+async def chunks(response: Any) -> AsyncIterator[dict[str, Any]]:
+    """What an OpenAI service says in the stream that `response` is, event by event; errors have a key `error`."""
+    async for line in response.aiter_lines():
+        if line.startswith("data: ") and line != "data: [DONE]":
+            yield json.loads(line.removeprefix("data: "))
 
 
 def _refused(response: Any) -> Refused:

@@ -13,12 +13,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jinja2 import TemplateError
 
@@ -409,14 +410,26 @@ def _sampling(body: dict[str, Any], bias: dict[int, float]) -> Sampling:
 # ---------------------------------------------------------------- backend
 
 
+def interventions(plan: Plan, units: Mapping[int, np.ndarray]) -> tuple[Intervention, ...]:
+    """`plan` as the instrument takes it, along `units`, (directions, width) by layer."""
+    return tuple(
+        Intervention(
+            {layer: units[layer][change.direction] for layer, _ in change.lengths},
+            dict(change.lengths),
+            change.mode,
+            change.positions,
+        )
+        for change in plan
+    )
+
+
 class TransformersBackend:
     """Serves the model of `catalogue` with Transformers, `rows` replies at once; see `affectome.serve.backend`."""
 
     name = "transformers"
 
-    def __init__(self, catalogue: Catalogue, rows: int = ROWS, dtype: str = "auto", quantization: str = "none") -> None:
-        self._catalogue, self._rows = catalogue, rows
-        self._dtype, self._quantization = dtype, quantization
+    def __init__(self, catalogue: Catalogue, rows: int = ROWS, dtype: str = "auto") -> None:
+        self._catalogue, self._rows, self._dtype = catalogue, rows, dtype
         self._worker: Worker | None = None
         # Rendering and encoding a long prompt would hold up every stream. One thread keeps the order of requests, and
         # tokenizers are not made for several.
@@ -429,7 +442,7 @@ class TransformersBackend:
         for name in _CACHES:
             # Read at the process's first product.
             os.environ.setdefault(name, _SHAPES)
-        self._model, self._tokenizer = load_model(self._catalogue.model_folder, self._dtype, self._quantization)
+        self._model, self._tokenizer = load_model(self._catalogue.model_folder, self._dtype)
         if "past_key_values" not in inspect.signature(self._model.forward).parameters:
             raise UserError(
                 f"{self._model.config.model_type} has no key-value cache, so its replies cannot be batched; serve "
@@ -515,7 +528,7 @@ class TransformersBackend:
             raise Refused(400, "a readout is of one reply: give one prompt, and leave n at 1", "readout")
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        steering, reading = self._interventions(plan), self._reading(readout)
+        steering, reading = interventions(plan, self._catalogue.units), self._reading(readout)
         replies: list[Reply] = []
         for prompt in asked.prompts:
             for number in range(asked.choices):
@@ -560,18 +573,6 @@ class TransformersBackend:
             limit=asked.limit,
             logprobs=asked.logprobs,
             send=send,
-        )
-
-    def _interventions(self, plan: Plan) -> tuple[Intervention, ...]:
-        units = self._catalogue.units
-        return tuple(
-            Intervention(
-                {layer: units[layer][change.direction] for layer, _ in change.lengths},
-                dict(change.lengths),
-                change.mode,
-                change.positions,
-            )
-            for change in plan
         )
 
     def _reading(self, readout: Readout | None) -> Reading | None:

@@ -23,6 +23,7 @@ from affectome.corpus.writers.serving import Served, find_vllm, serve
 from affectome.errors import UserError
 from affectome.serve.backend import READOUT, Kind
 from affectome.serve.catalogue import Catalogue
+from affectome.serve.client import chunks
 from affectome.serve.plan import Plan, Readout, Refused, encode
 from affectome.serve.plugin import DIRECTIONS, KEY, READOUTS
 
@@ -51,8 +52,7 @@ class VllmBackend:
     """Replies from vLLM on `gpus` GPUs (by default all there are), or on the CPU; see `affectome.serve.backend`.
 
     `max_model_len` is the longest prompt and reply together, in tokens; `dtype` is vLLM's precision, `auto` what suits
-    the machine. vLLM's log goes to `log_file`, by default one
-    that is left behind only where vLLM fails.
+    the machine. vLLM's log goes to `log_file`, by default one that is left behind only where vLLM fails.
     """
 
     name = "vllm"
@@ -377,12 +377,9 @@ def _plain(reply: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
 
 async def _events(answer: Any) -> AsyncIterator[dict[str, Any]]:
     """The chunks of a streamed reply; Refused where vLLM ends it with an error."""
-    async for line in answer.aiter_lines():
-        if not line.startswith("data: ") or line == "data: [DONE]":
-            continue
-        chunk = json.loads(line.removeprefix("data: "))
+    async for chunk in chunks(answer):
         if "error" in chunk:
-            raise _refused(int(chunk["error"].get("code") or 500), line.removeprefix("data: ").encode())
+            raise _refused(int(chunk["error"].get("code") or 500), json.dumps(chunk).encode())
         yield chunk
 
 

@@ -48,6 +48,11 @@ class Intervention:
     mode: Literal["add", "ablate", "clamp"] = "add"
     positions: Positions = "all"
 
+    def span(self, prompt: int) -> tuple[int, int]:
+        """Tokens [first, end) that are changed in a row with `prompt` tokens in its prompt."""
+        spans = {"all": (0, _ENDLESS), "prompt": (0, prompt), "generated": (prompt, _ENDLESS)}
+        return self.positions if isinstance(self.positions, tuple) else spans[self.positions]
+
 
 def add(
     strength: float, directions: Mapping[int, np.ndarray], norms: Mapping[int, float], positions: Positions = "all"
@@ -287,20 +292,14 @@ class _Slot:
     def begin(self, rows: torch.Tensor, prompts: torch.Tensor) -> None:
         """Prepare for a batch whose rows follow the plans `rows` and have prompts of `prompts` real tokens."""
         self._of = rows
-        spans = [self._span(self._items[row], n) for row, n in zip(rows.tolist(), prompts.tolist(), strict=True)]
+        items = [self._items[row] for row in rows.tolist()]
+        spans = [item.span(n) if item else (0, 0) for item, n in zip(items, prompts.tolist(), strict=True)]
         bounds = torch.tensor(spans, device=prompts.device)
         self._first, self._end = bounds[:, :1], bounds[:, 1:]
         self._tensors = {
             layer: {name: torch.from_numpy(array)[rows] for name, array in arrays.items()}
             for layer, arrays in self._arrays.items()
         }
-
-    @staticmethod
-    def _span(item: Intervention | None, prompt: int) -> tuple[int, int]:
-        if item is None:
-            return 0, 0
-        spans = {"all": (0, _ENDLESS), "prompt": (0, prompt), "generated": (prompt, _ENDLESS)}
-        return item.positions if isinstance(item.positions, tuple) else spans[item.positions]
 
     def locate(self, index: torch.Tensor) -> None:
         """Note which columns are steered, where `index` (rows, columns) are real token numbers and −1 padding."""
