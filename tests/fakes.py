@@ -3,12 +3,14 @@
 What they write is a function of prompt and seed. So is trouble with an answer (blocked, cut short, repeated): whoever
 asks for the same gets the same, however often a test interrupts it. Trouble with a connection is a function of the
 request's number, so that asking again helps. `python -m tests.fakes gemini --trouble 0.3` serves in a process of its
-own and prints its port; `statistics` asks such a service what it has seen.
+own and prints its port; `statistics` asks such a service what it has seen, and `hold` lets it answer so many requests
+and no more.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import random
 import re
 import select
@@ -89,6 +91,8 @@ class Service(ThreadingHTTPServer):
         self.wrong: Callable[[int], Answer | None] = lambda _: None
         self.delay = 0.0
         self.lock = threading.Lock()
+        self.most = math.inf
+        self.more = threading.Condition()
         self.asked: Counter[tuple[str, int]] = Counter()
         self.usable: Counter[tuple[str, int]] = Counter()
         self.unusable: Counter[tuple[str, int]] = Counter()
@@ -124,6 +128,12 @@ class Service(ThreadingHTTPServer):
             prompt, seed = prompt if "Person:" in prompt else "", seed % 5
         return [text_of(prompt, seed, number) for number in range(count)]
 
+    def hold(self, most: float) -> None:
+        """Let requests wait from here on, but for the first `most` ever."""
+        with self.more:
+            self.most = most
+            self.more.notify_all()
+
     def statistics(self) -> dict[str, Any]:
         with self.lock:
             counts = {
@@ -148,6 +158,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/statistics":
             self._send(200, self.server.statistics(), {})
+        elif self.path.startswith("/hold/"):
+            self.server.hold(float(self.path.removeprefix("/hold/")))
+            self._send(200, None, {})
         else:
             self._serve(None)
 
@@ -165,6 +178,8 @@ class Handler(BaseHTTPRequestHandler):
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
         time.sleep(server.delay)
+        with server.more:
+            server.more.wait_for(lambda: number <= server.most)
         answer, usable, trouble = self._decided(number, body)
         if not trouble and self._deserted():
             usable, trouble = None, "deserted"
@@ -467,6 +482,11 @@ def statistics(port: int) -> dict[str, Any]:
     for name in ("asked", "usable", "unusable"):
         found[name] = Counter({(_digest(prompt), seed): count for prompt, seed, count in found[name]})
     return found  # type: ignore[no-any-return]
+
+
+def hold(port: int, most: float) -> None:
+    """Let requests to the service in another process wait from here on, but for the first `most` ever."""
+    urlopen(f"http://127.0.0.1:{port}/hold/{most}", timeout=60).close()
 
 
 def _digest(prompt: str) -> str:
