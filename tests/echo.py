@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from affectome.serve.backend import READOUT, Kind
+from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind
 from affectome.serve.plan import Plan, Readout, Refused
 
 
@@ -71,7 +71,7 @@ class Echo:
         self.open += 1
         self.begun += 1
         try:
-            for number in range(body["max_tokens"]):
+            for number in range(body.get("max_tokens", DEFAULT_TOKENS)):
                 # As engines do: nothing is written in no time.
                 await asyncio.sleep(self.pause)
                 if words == ["fail"] or (words == ["break"] and number == 2):
@@ -84,7 +84,7 @@ class Echo:
                     values = [[float(direction) for direction in readout.directions]]
                     yield {"object": READOUT, "choices": [], "readout": {"first": number - 1, "values": values}}
             if body.get("stream_options", {}).get("include_usage"):
-                count = body["max_tokens"] * body.get("n", 1)
+                count = body.get("max_tokens", DEFAULT_TOKENS) * body.get("n", 1)
                 usage = {
                     "prompt_tokens": len(words),
                     "completion_tokens": count,

@@ -126,6 +126,42 @@ def test_a_stop_string_and_log_probabilities_are_as_the_client_asked(runner, bac
     assert len(reply["choices"][0]["logprobs"]["content"]) >= len(reply["readout"]["tokens"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        ("chat", {"messages": CHAT["messages"]}),
+        ("chat", {"messages": CHAT["messages"] * 15, "stream": True, "stream_options": {"include_usage": True}}),
+        ("text", {"prompt": "The lake lay"}),
+        ("text", {"prompt": [5] * 500}),
+        ("text", {"prompt": ["The lake lay", "The lake " * 240]}),
+        ("text", {"prompt": [[5] * 100, [5] * 505], "stream": True, "stream_options": {"include_usage": True}}),
+    ],
+)
+def test_a_reply_of_no_said_length_fits_the_context(runner, backend, weights, kind, asked):  # noqa: F811
+    body = {"model": "smollm2-135m", "temperature": 0, "ignore_eos": True} | asked
+    if "stream" in body:
+        usage = runner.run(chunks_of(backend.stream(kind, body, STEERED, None)))[-1]["usage"]
+    else:
+        usage = runner.run(backend.complete(kind, body, STEERED, None))["usage"]
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    if kind == "chat":
+        prompts = [tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True, return_dict=False)]
+    else:
+        several = isinstance(body["prompt"], list) and not isinstance(body["prompt"][0], int)
+        prompts = body["prompt"] if several else [body["prompt"]]
+        prompts = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts]
+    lengths = [len(prompt) for prompt in prompts]
+    assert usage["prompt_tokens"] == sum(lengths)
+    assert usage["completion_tokens"] == len(lengths) * (512 - max(lengths))
+
+
+def test_a_prompt_that_leaves_nothing_is_refused(runner, backend):
+    for kind, asked in (("text", {"prompt": [5] * 512}), ("chat", {"messages": CHAT["messages"] * 80})):
+        with pytest.raises(Refused, match="no room for a reply: the model reads 512") as refused:
+            runner.run(backend.complete(kind, {"model": "smollm2-135m"} | asked, (), None))
+        assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
+
+
 def test_who_goes_away_frees_a_place(runner, backend):
     async def leave():
         stream = backend.stream("chat", {**CHAT, "max_tokens": 400, "ignore_eos": True, "stream": True}, STEERED, None)

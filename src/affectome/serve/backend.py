@@ -7,6 +7,7 @@ from affectome.serve.plan import Plan, Readout
 
 Kind = Literal["chat", "text"]
 READOUT = "affectome.readout"
+DEFAULT_TOKENS = 512
 
 
 class Backend(Protocol):
@@ -14,7 +15,8 @@ class Backend(Protocol):
 
     `body` is a validated request of OpenAI's `/v1/chat/completions` (kind `chat`) or `/v1/completions` (`text`). Both
     calls raise Refused for what the engine cannot do; cancelling `complete`, or closing what `stream` returns, ends the
-    generation and frees its place.
+    generation and frees its place. A reply for which `body` has no `max_tokens` may be of DEFAULT_TOKENS, or of as
+    many as its prompt leaves of the model's context.
 
     With a readout, for which `n` is 1, chunks with text have `choices[0]["tokens"]`, the texts of their tokens, and
     chunks of object `affectome.readout`, without choices, have `readout: {first, values}`: the values, one for each

@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from affectome.serve.backend import READOUT, Backend, Kind
+from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Backend, Kind
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.plan import Plan, Readout, Refused
 from affectome.serve.schema import parse
@@ -21,7 +21,6 @@ from affectome.serve.steering import take_readout, take_steering
 
 log = logging.getLogger(__name__)
 
-DEFAULT_TOKENS = 512
 GRACE_S = 30.0
 _HEALTH_S = 5.0
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -191,7 +190,8 @@ class Service:
         if readout and several != 1:
             raise Refused(400, "a readout is of one reply: send one prompt", "readout", "invalid_value")
         content |= {"model": self.catalogue.model, "stream": stream}
-        content["max_tokens"] = request.max_tokens or min(most, DEFAULT_TOKENS)
+        if most < DEFAULT_TOKENS:
+            content.setdefault("max_tokens", most)
         content.pop("stream_options", None)
         if stream:
             # Always, as that is how generated tokens are counted.

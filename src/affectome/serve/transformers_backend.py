@@ -27,7 +27,7 @@ from affectome.errors import UserError
 from affectome.models.anatomy import check_length, text_config
 from affectome.models.chat import Prompt, as_prompt, has_template, render
 from affectome.models.load import load_model
-from affectome.serve.backend import READOUT, Kind
+from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind
 from affectome.serve.batching import Batch, Reading, Row
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.plan import Plan, Readout, Refused
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 ROWS = 32
 PROMPT_TOKENS = 8192
 
-DEFAULT_TOKENS = 512
 
 # oneDNN, and PyTorch in front of it, keep what they compile for each shape of a product, 1024 of them unless told
 # otherwise: a gigabyte in bfloat16, as prompts have any shape. A step of a batch has fewer than this.

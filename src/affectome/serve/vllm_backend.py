@@ -21,7 +21,7 @@ from typing import Any
 from affectome import __version__
 from affectome.corpus.writers.serving import Served, find_vllm, serve
 from affectome.errors import UserError
-from affectome.serve.backend import READOUT, Kind
+from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.client import chunks
 from affectome.serve.plan import Plan, Readout, Refused, encode
@@ -92,6 +92,7 @@ class VllmBackend:
                 trust_env=False,
             )
             await self._check_steered()
+            self._context = (await self._http.get("/models")).json()["data"][0]["max_model_len"]
         except BaseException:
             await self.stop()
             raise
@@ -149,7 +150,7 @@ class VllmBackend:
         if self._http is None:
             return False
         try:
-            answer = await self._http.get(self._served.base_url.removesuffix("/v1") + "/health", timeout=_HEALTH_S)
+            answer = await self._http.get(self._served.root + "/health", timeout=_HEALTH_S)
         except HTTPError:
             return False
         return answer.status_code == 200
@@ -168,6 +169,7 @@ class VllmBackend:
 
         with self._asked(kind, body, plan, readout) as (asked, inbox):
             try:
+                await self._set_length(kind, asked)
                 answer = await self._client().post(_PATHS[kind], json=asked)
             except HTTPError as error:
                 raise await self._gone() from error
@@ -194,6 +196,7 @@ class VllmBackend:
 
         with self._asked(kind, body, plan, readout) as (asked, inbox):
             try:
+                await self._set_length(kind, asked)
                 async with self._client().stream("POST", _PATHS[kind], json=asked) as answer:
                     if answer.status_code != 200:
                         raise _refused(answer.status_code, await answer.aread())
@@ -226,6 +229,30 @@ class VllmBackend:
             yield asked, inbox
         finally:
             del self._inboxes[name]
+
+    async def _set_length(self, kind: Kind, asked: dict[str, Any]) -> None:
+        """Say how long the reply may be, where the client did not: vLLM's own rule differs between its two routes."""
+        if "max_tokens" in asked:
+            return
+        if kind == "chat":
+            prompts = [{name: asked[name] for name in ("messages", "chat_template_kwargs") if name in asked}]
+        else:
+            several = isinstance(asked["prompt"], list) and not isinstance(asked["prompt"][0], int)
+            prompts = [{"prompt": prompt} for prompt in (asked["prompt"] if several else [asked["prompt"]])]
+        longest = max([await self._count(prompt) for prompt in prompts])
+        if longest >= self._context:
+            message = f"a prompt of {longest} tokens leaves no room for a reply: the model reads {self._context}"
+            raise Refused(400, message, "messages" if kind == "chat" else "prompt", "context_length_exceeded")
+        asked["max_tokens"] = min(DEFAULT_TOKENS, self._context - longest)
+
+    async def _count(self, prompt: dict[str, Any]) -> int:
+        """Tokens of a conversation or a text, as vLLM reads it."""
+        if isinstance(prompt.get("prompt"), list):
+            return len(prompt["prompt"])
+        answer = await self._client().post(self._served.root + "/tokenize", json=prompt)
+        if answer.status_code != 200:
+            raise _refused(answer.status_code, answer.content)
+        return int(answer.json()["count"])
 
     def _client(self) -> Any:
         if self._http is None:

@@ -69,6 +69,11 @@ class Served:
     _log: Path = field(repr=False)
     _process: subprocess.Popen = field(repr=False)
 
+    @property
+    def root(self) -> str:
+        """Where vLLM's routes that are not OpenAI's begin."""
+        return self.base_url.removesuffix("/v1")
+
     def check(self) -> None:
         """Raises UserError, with what the engine said last, where it has died."""
         if _refuses(self._port):
