@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from affectome.errors import UserError
+from affectome.terminal import printable
 
 _ABOUT = """\
 Tools for results of the affectome workflow. The workflow itself is run with `snakemake` in its folder; there,
@@ -245,8 +246,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _print(line: str) -> None:
-    # What stands in a file or a reply from elsewhere must not steer the terminal.
-    sys.stdout.write("".join(sign if sign.isprintable() else "?" for sign in line) + "\n")
+    sys.stdout.write(printable(line) + "\n")
     sys.stdout.flush()
 
 

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from affectome.serve.client import curl
 from affectome.serve.dashboard.login import Attempts
-from affectome.serve.dashboard.request import LONGEST_LINK, Asked, Pick, curl, link, python, read_link, signed
+from affectome.serve.dashboard.request import LONGEST_LINK, Asked, Pick, link, python, read_link, signed
 from affectome.serve.dashboard.scale import (
     FARTHEST,
     colour_limit,

@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-import subprocess
 
 import pytest
 
-from affectome.serve.chat import HELP, Chat, curl, painted, printable
+from affectome.serve.chat import HELP, Chat, painted
 from affectome.serve.plan import Refused
+from affectome.terminal import printable
 
 LISTED = {
     "run": "tiny run",
@@ -188,14 +188,10 @@ def test_what_steers_a_terminal_is_not_printed(source, chat):
     said = tell(chat, "Hello")
     assert not set(said) & set("\x1b\x07\r\u202e")
     assert said.endswith("c\n\td\n")
-    assert printable("ünïcode — ok") == "ünïcode — ok"
+    assert printable("ünïcode — ok\n") == "ünïcode — ok?"
 
 
-def test_curl_says_the_same_request(tmp_path):
-    body = {"messages": [{"role": "user", "content": 'It\'s "so" $HOME `id`\nnew\\line é'}], "seed": 1}
-    command = curl("http://127.0.0.1:8000", body).replace("curl ", f"{tmp_path}/print ", 1)
-    program = tmp_path / "print"
-    program.write_text('#!/bin/sh\nfor last; do :; done\nprintf %s "$last"\n')
-    program.chmod(0o755)
-    said = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True).stdout
-    assert json.loads(said) == body
+def test_the_next_request_as_a_command(chat):
+    said = tell(chat, "/steer calm 0.1", "/curl")
+    assert "curl -sS http://" in said
+    assert '"emotion": "calm"' in said

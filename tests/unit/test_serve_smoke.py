@@ -170,5 +170,5 @@ def test_one_can_chat_with_a_server(url, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("/set max_tokens 4\n/colour calm\nHello\n/curl\n"))
     assert cli.main(["chat", "--url", url]) == 0
     said = capsys.readouterr().out
-    assert f"curl {url}/v1/chat/completions" in said
+    assert f"curl -sS {url}/v1/chat/completions" in said
     assert '"readout": {"emotions": ["calm"]}' in said

@@ -66,6 +66,21 @@ def render(
     return tokenizer.apply_chat_template(messages, **settings, strftime_now=_TODAY.strftime)
 
 
+def as_reply(tokenizer: Any, messages: list[dict[str, str]], thinking: bool = True) -> str:
+    """`messages` as `render` gives them, up to where the reply to them begins.
+
+    Some templates know no system message; its words then open the first user's. Raises jinja2.TemplateError where the
+    template refuses that too.
+    """
+    try:
+        return render(tokenizer, messages, reply=True, thinking=thinking)
+    except TemplateError:
+        if [message["role"] for message in messages[:2]] != ["system", "user"]:
+            raise
+        first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+        return render(tokenizer, [first, *messages[2:]], reply=True, thinking=thinking)
+
+
 def as_turn(tokenizer: Any, role: str, texts: list[str], prompt: str | None = None) -> list[tuple[str, int, int]]:
     """Each of `texts` as a turn of `role`, "user" or "assistant": the conversation, and where in it the text stands.
 

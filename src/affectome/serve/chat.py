@@ -1,7 +1,6 @@
 """`affectome chat`: a conversation in the terminal whose steering is changed by commands between turns."""
 
 import asyncio
-import json
 import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from affectome.errors import UserError
+from affectome.serve.client import curl
 from affectome.serve.plan import Refused
+from affectome.terminal import printable
 
 HELP = """\
 /steer calm 0.05      steer along an emotion from now on; a second call changes it, 0 takes it away
@@ -27,6 +28,8 @@ HELP = """\
 /undo                 take back the last exchange; /new forgets the conversation
 /quit                 or Ctrl+D; Ctrl+C stops a reply
 """
+# Of what a reply holds beside letters, these stay.
+_LINES = "\n\t"
 _POSITIONS = ("generated", "prompt", "all")
 _SETTINGS = {"temperature": float, "max_tokens": int, "seed": int, "top_p": float}
 
@@ -120,12 +123,12 @@ class Chat:
                     text.append(piece)
                     tokens += choice.get("tokens") or []
                     if not self.colour:
-                        self.say(printable(piece))
+                        self.say(printable(piece, _LINES))
         finally:
             with suppress(AttributeError):
                 await stream.aclose()
         if self.colour:
-            self.say(printable("".join(tokens[shown:])))
+            self.say(printable("".join(tokens[shown:]), _LINES))
         return "".join(text)
 
     # ------------------------------------------------------------ commands
@@ -148,7 +151,7 @@ class Chat:
             "/layer": self._layer,
             "/unsafe": lambda _: setattr(self, "unsafe", not self.unsafe),
             "/set": self._set,
-            "/curl": lambda _: self.say(curl(self.source.url, self.body()) + "\n"),
+            "/curl": lambda _: self.say(curl(self.body(), self.source.url, key=True) + "\n"),
             "/undo": lambda _: self.messages.__delitem__(slice(-2, None)),
             "/new": lambda _: self.messages.clear(),
             "/help": lambda _: self.say(HELP),
@@ -224,28 +227,14 @@ class Chat:
             self.say(f"write /set NAME NUMBER, with one of {', '.join(_SETTINGS)}\n")
 
 
-def printable(text: str) -> str:
-    """`text` without what would steer the terminal."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" for sign in text)
-
-
 def painted(token: str, value: float, colours: bool) -> str:
     """`token` on a background from blue, against the direction, to red, along it."""
     if not colours:
-        return printable(token)
+        return printable(token, _LINES)
     share = max(-1.0, min(1.0, value / _FULL))
     fade = round(60 + 195 * (1 - abs(share)))
     red, green, blue = (255, fade, fade) if share > 0 else (fade, fade, 255)
-    return f"\x1b[30;48;2;{red};{green};{blue}m{printable(token)}\x1b[0m"
-
-
-def curl(url: str, body: dict[str, Any]) -> str:
-    """`body` as a curl command for a POSIX shell; the key stays in its environment variable."""
-    data = shlex.quote(json.dumps(body, ensure_ascii=False))
-    return (
-        f"curl {shlex.quote(url + '/v1/chat/completions')} -H 'Content-Type: application/json' "
-        f'-H "Authorization: Bearer $AFFECTOME_API_KEY" -d {data}'
-    )
+    return f"\x1b[30;48;2;{red};{green};{blue}m{printable(token, _LINES)}\x1b[0m"
 
 
 def converse(runner: asyncio.Runner, source: Source) -> None:

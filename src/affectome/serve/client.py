@@ -1,7 +1,8 @@
-"""Asking a running server: what `affectome chat` and `affectome test-http` share."""
+"""Asking a running server: what `affectome chat`, `affectome test-http` and the dashboard share."""
 
 import json
 import os
+import shlex
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
@@ -103,3 +104,12 @@ def _refused(response: Any) -> Refused:
     if response.status_code == 401:
         message = f"{message} (this program sends the key in {KEY})"
     return Refused(response.status_code, message)
+
+
+def curl(body: dict[str, Any], base: str, key: bool) -> str:
+    """A command for POSIX shells that sends `body` to the server at `base`."""
+    lines = [f"curl -sS {shlex.quote(base + '/v1/chat/completions')}", "-H 'Content-Type: application/json'"]
+    if key:
+        lines.append('-H "Authorization: Bearer $AFFECTOME_API_KEY"')
+    lines.append(f"--data-raw {shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))}")
+    return " \\\n  ".join(lines)

@@ -25,7 +25,7 @@ from jinja2 import TemplateError
 
 from affectome.errors import UserError
 from affectome.models.anatomy import check_length, text_config
-from affectome.models.chat import Prompt, as_prompt, has_template, render
+from affectome.models.chat import Prompt, as_prompt, as_reply, has_template
 from affectome.models.load import load_model
 from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind
 from affectome.serve.batching import Batch, Reading, Row
@@ -343,14 +343,7 @@ def chat_tokens(tokenizer: Any, body: dict[str, Any]) -> tuple[int, ...]:
     try:
         if not has_template(tokenizer):
             return frame(tokenizer, Template(text=as_prompt(tokenizer, Prompt(turns))[0])).ids
-        try:
-            text = render(tokenizer, turns, reply=True, thinking=thinking)
-        except TemplateError:
-            # Some templates know no system message; its words then open the first user's.
-            if [turn["role"] for turn in turns[:2]] != ["system", "user"]:
-                raise
-            first = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-            text = render(tokenizer, [first, *turns[2:]], reply=True, thinking=thinking)
+        text = as_reply(tokenizer, turns, thinking)
     except (TemplateError, ValueError, UserError) as error:
         roles = ", ".join(turn["role"] for turn in turns)
         raise Refused(400, f"the model takes no conversation of {roles}: {error}", "messages") from error

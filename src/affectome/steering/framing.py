@@ -8,10 +8,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 from affectome.errors import UserError
-from affectome.models.chat import render
+from affectome.models.chat import as_reply
 from affectome.steering.sets import Template
 
 log = logging.getLogger(__name__)
@@ -57,15 +55,7 @@ def _conversation(tokenizer: Any, messages: list[dict[str, str]], reply: str) ->
     if not getattr(tokenizer, "chat_template", None):
         lines = [_SPEAKERS[message["role"]] + message["content"] for message in messages]
         return "\n\n".join([*lines, f"AI: {reply}".rstrip()]), True
-    try:
-        text = render(tokenizer, messages, reply=True)
-    except TemplateError:
-        # Some templates know no system message; its words then open the first user's.
-        if messages[0]["role"] != "system":
-            raise
-        first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-        text = render(tokenizer, [first, *messages[2:]], reply=True)
-    return text + reply, False
+    return as_reply(tokenizer, messages) + reply, False
 
 
 def _encode(tokenizer: Any, text: str, special: bool) -> Framed:

@@ -16,6 +16,7 @@ import numpy as np
 
 from affectome.errors import UserError
 from affectome.identity import model_fingerprint
+from affectome.terminal import printable
 from affectome.vectors.contrasts import unit
 from affectome.vectors.exchange import Loaded, load_vectors
 
@@ -54,7 +55,7 @@ def inspect(path: str | Path, model: str | Path | None = None) -> Inspection:
         loaded = load_vectors(path, strict=False)
         blocks, of_model, wrong = _model(loaded, model)
     except UserError as error:
-        return Inspection(str(path), [], [_plain(str(error))], {})
+        return Inspection(str(path), [], [printable(str(error))], {})
     problems = [*wrong, *_bad_values(loaded), *_duplicates(loaded)]
     layer = loaded.headline(blocks)
     facts: dict[str, Any] = {
@@ -75,12 +76,8 @@ def inspect(path: str | Path, model: str | Path | None = None) -> Inspection:
     }
     tested, damaged = _held_out(path, layer)
     facts["held_out"] = tested
-    return Inspection(str(path), list(map(_plain, _lines(facts))), list(map(_plain, [*problems, *damaged])), facts)
-
-
-def _plain(line: str) -> str:
-    """`line` without what could steer a terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in line)
+    lines, problems = map(printable, _lines(facts)), map(printable, [*problems, *damaged])
+    return Inspection(str(path), list(lines), list(problems), facts)
 
 
 # ---------------------------------------------------------------- checks

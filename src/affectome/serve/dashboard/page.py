@@ -10,8 +10,9 @@ from typing import Any
 from nicegui import background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
 
+from affectome.serve.client import curl
 from affectome.serve.dashboard.elements import EmotionMap, Legend, Reply, Strength
-from affectome.serve.dashboard.request import Asked, Pick, curl, link, python, read_link
+from affectome.serve.dashboard.request import Asked, Pick, link, python, read_link
 from affectome.serve.dashboard.scale import (
     colour_limit,
     inner,

@@ -2,7 +2,6 @@
 
 import json
 import pprint
-import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -100,15 +99,6 @@ def read_link(text: str) -> Asked:
         *numbers,
         read=tuple(read[:MOST_READ]),
     )
-
-
-def curl(body: dict[str, Any], base: str, key: bool) -> str:
-    """A command for POSIX shells that sends `body` to the server at `base`."""
-    lines = [f"curl -sS {shlex.quote(base + '/v1/chat/completions')}", "-H 'Content-Type: application/json'"]
-    if key:
-        lines.append('-H "Authorization: Bearer $AFFECTOME_API_KEY"')
-    lines.append(f"--data-raw {shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))}")
-    return " \\\n  ".join(lines)
 
 
 def python(body: dict[str, Any], base: str, key: bool) -> str:
