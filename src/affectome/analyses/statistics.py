@@ -78,20 +78,18 @@ def ridge_leave_one_out(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         cross = cross - cross.mean()
         values, vectors = np.linalg.eigh(centred)
         values = np.clip(values, 0, None)
-        mean = y[train].mean(axis=0)
-        target = y[train] - mean
-        rotated = vectors.T @ target
+        mean = predictions[held_out] = y[train].mean(axis=0)
+        rotated = vectors.T @ (y[train] - mean)
         best = np.full(y.shape[1], np.inf)
-        weights = np.zeros_like(rotated)
         for penalty in PENALTIES * values.mean():
-            shrink = values / (values + penalty)
-            leverage = 1 / len(train) + (vectors**2) @ shrink
-            residuals = (target - vectors @ (shrink[:, None] * rotated)) / (1 - leverage)[:, None]
-            error = (residuals**2).mean(axis=0)
+            leverage = 1 / len(train) + (vectors**2) @ (values / (values + penalty))
+            # What the fit leaves, in the eigenvectors' coordinates, and each word's part of it by its leverage: one
+            # product, without arrays of the size of `y` for every step.
+            residuals = (vectors * (penalty / (values + penalty)) / (1 - leverage)[:, None]) @ rotated
+            error = np.einsum("ij,ij->j", residuals, residuals)
             better = error < best
             best[better] = error[better]
-            weights[:, better] = (rotated / (values + penalty)[:, None])[:, better]
-        predictions[held_out] = mean + (cross @ vectors) @ weights
+            predictions[held_out, better] = (mean + ((cross @ vectors) / (values + penalty)) @ rotated)[better]
     return predictions
 
 
