@@ -130,6 +130,22 @@ def test_from_picking_an_emotion_to_coloured_replies_side_by_side(visit: Any, se
     assert page.locator(".token-tip").inner_text() == "token 2: calm +0.0421"
 
 
+def test_a_system_prompt_is_sent_with_both_and_travels_in_the_link(visit: Any, server: str, engine: Scripted) -> None:
+    page = visit(server)
+    page.get_by_text("Advanced").click()
+    page.get_by_label("System prompt").fill("You are a lighthouse.")
+    engine.bodies.clear()
+    ask(page, "Who are you?")
+    told = {"role": "system", "content": "You are a lighthouse."}
+    assert [body["messages"][0] for body in engine.bodies] == [told, told]
+    page.get_by_role("button", name="Share").click()
+    assert "You are a lighthouse." in page.locator(".snippet").first.text_content()
+    page.get_by_role("tab", name="Link").click()
+    other = visit(page.locator(".snippet", has_text="?request=").inner_text())
+    other.get_by_text("Advanced").click()
+    assert other.get_by_label("System prompt").input_value() == "You are a lighthouse."
+
+
 def test_the_unsafe_part_is_reached_after_the_switch_alone(visit: Any, server: str) -> None:
     page = visit(server)
     pick(page, "afraid")
@@ -201,7 +217,7 @@ def test_a_link_of_something_else_is_told_in_words(visit: Any, server: str) -> N
     page = visit(server + "/?request=%7B%7D")
     page.get_by_text("the link holds no request").wait_for()
     page = visit(
-        server + '/?request={"messages":[{"content":"x"}],"max_tokens":1,"temperature":1,"seed":1,'
+        server + '/?request={"messages":[{"role":"user","content":"x"}],"max_tokens":1,"temperature":1,"seed":1,'
         '"steering":[{"emotion":"clam"}]}'
     )
     page.get_by_text("near it: calm").wait_for()

@@ -113,6 +113,11 @@ def test_the_baseline_differs_in_its_steering_alone() -> None:
     assert steered == baseline
 
 
+def test_a_system_prompt_comes_first() -> None:
+    messages = Asked("Hello", system="Be brief.").body("tiny", steered=False)["messages"]
+    assert messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+
+
 def test_what_has_no_effect_is_not_sent() -> None:
     still = Asked("x", (Pick("calm", "emotion", 0.0),))
     assert "steering" not in still.body("tiny")
@@ -121,7 +126,12 @@ def test_what_has_no_effect_is_not_sent() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [ASKED, Asked("x"), dataclasses.replace(ASKED, mode="clamp", positions="all", layer=1, beyond=True, temperature=0)],
+    [
+        ASKED,
+        Asked("x"),
+        dataclasses.replace(ASKED, mode="clamp", positions="all", layer=1, beyond=True, temperature=0),
+        Asked("x", system=AWKWARD),
+    ],
 )
 def test_a_link_brings_back_what_was_asked(asked: Asked) -> None:
     address = link(asked.body("tiny"), "http://host")
@@ -138,6 +148,10 @@ def test_a_link_that_is_too_long_is_none() -> None:
     [
         {"messages": []},
         {"messages": [{"role": "user", "content": 3}]},
+        {"messages": [{"role": "system", "content": 3}, {"role": "user", "content": "x"}]},
+        {"messages": [{"role": ["system"], "content": "x"}, {"role": "user", "content": "x"}]},
+        {"messages": [{"role": "user", "content": "x"}] * 2},
+        {"messages": [{"role": "system", "content": "x"}] * 2 + [{"role": "user", "content": "x"}]},
         {"seed": True},
         {"seed": 10**400},
         {"steering": [0, 1.5]},

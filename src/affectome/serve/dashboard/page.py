@@ -73,6 +73,8 @@ class Page:
         self.task: asyncio.Task[None] | None = None
         self.history: deque[Exchange] = deque(maxlen=_KEPT)
         self.unit = mixture_unit(self.catalogue)
+        # Signs of a text field, so that what it holds fits into a request however it is encoded.
+        self.longest = service.limits.max_body_bytes // 8
         self.client = ui.context.client
         self._header()
         with ui.element("div").classes("page"):
@@ -149,6 +151,8 @@ class Page:
             self.layer = ui.select(layers, value="auto", label="Layer")
             for field in (self.mode, self.positions, self.layer):
                 field.props("outlined dense options-dense transition-duration=0").classes("wide")
+            self.system = ui.textarea("System prompt").props("outlined dense autogrow").classes("wide")
+            self.system.props(f"maxlength={self.longest}")
         with ui.element("div").classes("numbers"):
             most = self.service.limits.max_tokens
             self.max_tokens = ui.number("Max tokens", value=min(Asked.max_tokens, most), min=1, max=most, step=1)
@@ -160,7 +164,7 @@ class Page:
     def _centre(self) -> None:
         with ui.element("div").classes("ask"):
             self.prompt = ui.textarea("Prompt").props('outlined autogrow input-style="min-height: 3.2em"')
-            self.prompt.props(f"maxlength={self.service.limits.max_body_bytes // 8}").classes("wide")
+            self.prompt.props(f"maxlength={self.longest}").classes("wide")
             with ui.element("div").classes("actions"):
                 self.send_button = ui.button("Send", icon="send", on_click=self.send).props("unelevated no-caps")
                 self.send_button.props("data-key=send")
@@ -309,6 +313,7 @@ class Page:
             _given(self.temperature, Asked.temperature),
             _given(self.seed, Asked.seed),
             read,
+            str(self.system.value or "").strip(),
         )
 
     def put(self, asked: Asked) -> None:
@@ -321,6 +326,7 @@ class Page:
             self._add_row(number, strength)
         self._options_for(strengths)
         self.prompt.set_value(asked.prompt)
+        self.system.set_value(asked.system)
         for field, value in (
             (self.mode, asked.mode),
             (self.positions, asked.positions),

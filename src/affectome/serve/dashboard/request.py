@@ -40,12 +40,13 @@ class Asked:
     temperature: float = 0.7
     seed: float = 1
     read: tuple[str, ...] = ()
+    system: str = ""
 
     def body(self, model: str, steered: bool = True) -> dict[str, Any]:
         """The body of `POST /v1/chat/completions`; without `steered`, of the reply to compare with."""
         body: dict[str, Any] = {
             "model": model,
-            "messages": [{"role": "user", "content": self.prompt}],
+            "messages": [*([_said("system", self.system)] if self.system else []), _said("user", self.prompt)],
             "max_tokens": _number(self.max_tokens),
             "temperature": _number(self.temperature),
             "seed": _number(self.seed),
@@ -75,14 +76,18 @@ def read_link(text: str) -> Asked:
     """What a link holds in its `request`; ValueError unless it is something that this page can ask for."""
     try:
         body = json.loads(text)
-        (message,) = body["messages"]
+        said = {message["role"]: message["content"] for message in body["messages"]}
+        prompt, system = said["user"], said.get("system", "")
         items = _STEERING.validate_python(body.get("steering", []))
         read = ReadoutItem.model_validate(body["readout"]).emotions if "readout" in body else []
         numbers = [body[name] for name in ("max_tokens", "temperature", "seed")]
-        prompt = message["content"]
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError("the link holds no request") from error
-    if not isinstance(prompt, str) or not all(type(n) in (int, float) and abs(n) < 2**63 for n in numbers):
+    if not all(isinstance(text, str) for text in (prompt, system)):
+        raise ValueError("the link holds no request")
+    if len(said) != len(body["messages"]) or said.keys() - {"system", "user"}:
+        raise ValueError("the link holds a conversation, which this page cannot show")
+    if not all(type(n) in (int, float) and abs(n) < 2**63 for n in numbers):
         raise ValueError("the link holds no request")
     if len({(item.mode, item.positions, str(item.layers)) for item in items}) > 1 or len(items) > MOST_CHANGES:
         raise ValueError("the link steers in several ways at once, which this page cannot show")
@@ -98,6 +103,7 @@ def read_link(text: str) -> Asked:
         body.get("allow_unsafe") is True,
         *numbers,
         read=tuple(read[:MOST_READ]),
+        system=system,
     )
 
 
@@ -132,6 +138,10 @@ def link(body: dict[str, Any], base: str) -> str | None:
 def signed(value: float) -> str:
     """A number with its sign, and a real minus."""
     return f"{value:+.3g}".replace("-", "−") if value else "0"
+
+
+def _said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def _literal(value: Any) -> str:
