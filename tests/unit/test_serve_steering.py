@@ -17,13 +17,13 @@ from tests.unit.serving import EMOTIONS, tiny_catalogue, write_vectors
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("catalogue")
+def catalogue(tmp_path_factory):
+    return tiny_catalogue(tmp_path_factory.mktemp("catalogue"))
 
 
 @pytest.fixture(scope="module")
-def catalogue(folder):
-    return tiny_catalogue(folder)
+def folder(catalogue):
+    return catalogue.model_folder.parent
 
 
 class TestForms:
