@@ -26,7 +26,7 @@ TAKEN = {
     ("collect_activations", "model=smollm2-135m,corpus=starter,reading=from-50,shard=0"): (75.4, 1115),
     ("emotion_vectors", "run=demo,layer=20"): (1.7, 306),
     ("layer_activations", "model=smollm2-135m,corpus=starter,reading=from-50,layer=20"): (1.9, 302),
-    ("norm_correlations", "run=demo"): (55.9, 203),
+    ("norm_correlations", "run=demo"): (33.3, 203),
     ("clusters", "run=demo"): (12.1, 254),
     ("similarity", "run=demo"): (0.76, 206),
     ("summary", "run=demo"): (1.5, 296),

@@ -250,7 +250,7 @@ class Needs:
     def _correlations(self, wildcards: Any) -> Need:
         run, _model, _corpus = self._run(wildcards)
         layers = len(self._config.run_layers(wildcards.run)) / _LAYERS
-        return Need(2 + 54 * layers * len(run.norms) / 2 * run.statistics.permutations / 1000)
+        return Need(2 + 31 * layers * len(run.norms) / 2 * run.statistics.permutations / 1000)
 
     def _readouts(self, wildcards: Any) -> Need:
         model = self._config.models[wildcards.model]
