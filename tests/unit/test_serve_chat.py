@@ -6,6 +6,7 @@ import json
 import pytest
 
 from affectome.serve.chat import HELP, Chat, painted
+from affectome.serve.client import curl
 from affectome.serve.plan import Refused
 from affectome.terminal import printable
 
@@ -191,7 +192,8 @@ def test_what_steers_a_terminal_is_not_printed(source, chat):
     assert printable("ünïcode — ok\n") == "ünïcode — ok?"
 
 
-def test_the_next_request_as_a_command(chat):
+def test_the_next_request_as_a_command(source, chat):
     said = tell(chat, "/steer calm 0.1", "/curl")
+    assert said.endswith(curl(chat.body(), source.url, key=True) + "\n")
     assert "curl -sS http://" in said
     assert '"emotion": "calm"' in said

@@ -171,4 +171,4 @@ def test_one_can_chat_with_a_server(url, capsys, monkeypatch):
     assert cli.main(["chat", "--url", url]) == 0
     said = capsys.readouterr().out
     assert f"curl -sS {url}/v1/chat/completions" in said
-    assert '"readout"' in said
+    assert '"readout": {\n    "emotions": [\n      "calm"\n    ]\n  }' in said

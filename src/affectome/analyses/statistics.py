@@ -78,6 +78,7 @@ def ridge_leave_one_out(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         cross = cross - cross.mean()
         values, vectors = np.linalg.eigh(centred)
         values = np.clip(values, 0, None)
+        cross = cross @ vectors
         mean = predictions[held_out] = y[train].mean(axis=0)
         rotated = vectors.T @ (y[train] - mean)
         best = np.full(y.shape[1], np.inf)
@@ -89,7 +90,7 @@ def ridge_leave_one_out(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             error = np.einsum("ij,ij->j", residuals, residuals)
             better = error < best
             best[better] = error[better]
-            predictions[held_out, better] = (mean + ((cross @ vectors) / (values + penalty)) @ rotated)[better]
+            predictions[held_out, better] = (mean + (cross / (values + penalty)) @ rotated)[better]
     return predictions
 
 

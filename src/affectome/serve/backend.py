@@ -10,6 +10,11 @@ READOUT = "affectome.readout"
 DEFAULT_TOKENS = 512
 
 
+def prompts_of(prompt: str | list) -> list:
+    """What a completion's `prompt` asks to continue, each a text or its tokens: OpenAI takes one of them or several."""
+    return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+
+
 class Backend(Protocol):
     """An engine that batches requests of which each has a plan of its own.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Backend, Kind
+from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Backend, Kind, prompts_of
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.plan import Plan, Readout, Refused
 from affectome.serve.schema import parse
@@ -183,8 +183,7 @@ class Service:
             raise Refused(400, f"max_tokens is at most {most} on this server", "max_tokens", "invalid_value")
         usage = bool(request.stream_options and request.stream_options.include_usage)
         content = request.model_dump(exclude_none=True)
-        prompts = content.get("prompt", "")
-        several = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
+        several = len(prompts_of(content.get("prompt", "")))
         if several * (request.n or 1) > 16:
             raise Refused(400, "n times the number of prompts is at most 16", "n", "invalid_value")
         if readout and several != 1:

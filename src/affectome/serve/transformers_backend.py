@@ -27,7 +27,7 @@ from affectome.errors import UserError
 from affectome.models.anatomy import check_length, text_config
 from affectome.models.chat import Prompt, as_prompt, as_reply, has_template
 from affectome.models.load import load_model
-from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind
+from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind, prompts_of
 from affectome.serve.batching import Batch, Reading, Row
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.plan import Plan, Readout, Refused
@@ -355,9 +355,11 @@ def chat_tokens(tokenizer: Any, body: dict[str, Any]) -> tuple[int, ...]:
 
 def text_tokens(tokenizer: Any, prompt: str | list) -> list[tuple[int, ...]]:
     """The prompts of a completion in tokens: of a text, several texts, a list of tokens or several such lists."""
-    prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
     try:
-        return [frame(tokenizer, Template(text=one)).ids if isinstance(one, str) else tuple(one) for one in prompts]
+        return [
+            frame(tokenizer, Template(text=one)).ids if isinstance(one, str) else tuple(one)
+            for one in prompts_of(prompt)
+        ]
     except (UserError, ValueError) as error:
         raise Refused(400, "a prompt is empty; write something", "prompt") from error
 

@@ -21,7 +21,7 @@ from typing import Any
 from affectome import __version__
 from affectome.corpus.writers.serving import Served, find_vllm, serve
 from affectome.errors import UserError
-from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind
+from affectome.serve.backend import DEFAULT_TOKENS, READOUT, Kind, prompts_of
 from affectome.serve.catalogue import Catalogue
 from affectome.serve.client import chunks
 from affectome.serve.plan import Plan, Readout, Refused, encode
@@ -237,8 +237,7 @@ class VllmBackend:
         if kind == "chat":
             prompts = [{name: asked[name] for name in ("messages", "chat_template_kwargs") if name in asked}]
         else:
-            several = isinstance(asked["prompt"], list) and not isinstance(asked["prompt"][0], int)
-            prompts = [{"prompt": prompt} for prompt in (asked["prompt"] if several else [asked["prompt"]])]
+            prompts = [{"prompt": prompt} for prompt in prompts_of(asked["prompt"])]
         longest = max([await self._count(prompt) for prompt in prompts])
         if longest >= self._context:
             message = f"a prompt of {longest} tokens leaves no room for a reply: the model reads {self._context}"
