@@ -8,13 +8,22 @@ and a changed comment or docstring reruns nothing.
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from affectome.errors import DamagedFileError
+from affectome.files import read_json, write_json
+
 _PACKAGE = Path(__file__).resolve().parent
 _ROOT = _PACKAGE.parent.parent
+
+# Every Snakemake asks for the digests of all rules when it starts, twice in every cluster job, and reading two hundred
+# syntax trees takes it longer than all else of the workflow: what is in a file is kept by its content.
+_KEPT = Path(".snakemake/affectome-code.json")
 
 # Modules that only report or guard: editing them cannot change a number, so they are left out of every digest.
 _NO_EFFECT = frozenset({"affectome", "affectome.errors", "affectome.identity", "affectome.jobs", "affectome.progress"})
@@ -43,9 +52,15 @@ def code_digest(rule: str) -> str:
     Comments, docstrings and formatting do not count: what is hashed is the syntax tree without docstrings. Raises
     FileNotFoundError where the rule has no script.
     """
+    known = len(_kept())
     script = _ROOT / "scripts" / f"{rule}.py"
     modules = _closure(_imports(script))
-    return fingerprint({"script": _tree(script), **{name: _tree(_module_file(name)) for name in modules}})
+    digest = fingerprint({"script": _tree(script), **{name: _tree(_module_file(name)) for name in modules}})
+    if len(_kept()) > known and _KEPT.parent.exists():
+        # Where nothing can be written, and beside others who write it, it is found out again the next time.
+        with suppress(OSError):
+            write_json(_KEPT, _kept())
+    return digest
 
 
 def code_modules(rule: str) -> tuple[str, ...]:
@@ -64,9 +79,44 @@ def _closure(names: frozenset[str]) -> frozenset[str]:
     return frozenset(seen)
 
 
+def _tree(path: Path) -> str:
+    return _source(path)[0]
+
+
 @cache
-def _parse(path: Path) -> ast.Module:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _imports(path: Path) -> frozenset[str]:
+    return frozenset(name for name in _source(path)[1] if _module_file(name).exists())
+
+
+@cache
+def _source(path: Path) -> tuple[str, list[str]]:
+    """The digest of a file's syntax tree, and the names by which it may import modules of affectome."""
+    content = path.read_bytes()
+    key = hashlib.sha256(_reader() + content).hexdigest()
+    if key not in _kept():
+        _kept()[key] = _parse(content)
+    digest, names = _kept()[key]
+    return digest, names
+
+
+@cache
+def _kept() -> dict[str, tuple[str, list[str]]]:
+    """What `_parse` found in files of known content, here or in an earlier process."""
+    try:
+        return read_json(_KEPT)
+    except DamagedFileError:
+        return {}
+
+
+@cache
+def _reader() -> bytes:
+    """What `_parse` depends on besides a file's content: itself, and Python's form of syntax trees."""
+    return Path(__file__).read_bytes() + sys.version.encode()
+
+
+def _parse(content: bytes) -> tuple[str, list[str]]:
+    tree = ast.parse(content)
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
@@ -76,23 +126,12 @@ def _parse(path: Path) -> ast.Module:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:]
-    return tree
-
-
-@cache
-def _tree(path: Path) -> str:
-    return hashlib.sha256(ast.dump(_parse(path)).encode()).hexdigest()
-
-
-@cache
-def _imports(path: Path) -> frozenset[str]:
-    found: set[str] = set()
-    for node in ast.walk(_parse(path)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(name for name in found if name.split(".")[0] == "affectome" and _module_file(name).exists())
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return digest, sorted(name for name in names if name.split(".")[0] == "affectome")
 
 
 def _module_file(name: str) -> Path:

@@ -9,6 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
 from pydantic_core import PydanticCustomError
 
+# libyaml's where PyYAML was built with it, as it is five times as fast and Snakemake reads all sets at every start.
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 class Strict(BaseModel):
     """No unknown keys, no silent conversion of types."""
@@ -65,10 +68,10 @@ def repeated_keys(file: Path) -> list[str]:
     """A line for every key that stands twice in one mapping of a YAML file."""
     mistakes: list[str] = []
 
-    class Loader(yaml.SafeLoader):
+    class Loader(SafeLoader):
         pass
 
-    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict:
         seen = set()
         for key_node, _ in node.value:
             if key_node.value in seen:

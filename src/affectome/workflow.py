@@ -864,7 +864,7 @@ class Workflow:
 
     def trial_plan(self, _wildcards: Any) -> str:
         """What the trials of the selected runs will take and can show, in words."""
-        from affectome.steering.planning import plan_trials
+        from affectome.steering.plan_report import plan_trials
 
         return plan_trials(self.config)
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from affectome.activations.projections import PREFIX, external_projections
+from affectome.activations.projections import external_projections
 from affectome.activations.tokens import tokenize
 from affectome.analyses.coloured_passages import coloured_passages, own_highest, pieces, unlike
+from affectome.corpus.tables import PROJECTION
 from affectome.errors import UserError
 from affectome.figures.answers import coloured_passages as answers
 from affectome.figures.captions import description
@@ -105,13 +106,13 @@ def test_values_average_to_the_pooled_projection(run, model, tmp_path):
     )  # fmt: skip
     table = pd.read_parquet(tmp_path / "p.parquet").set_index("id")
     found, page = run(projections={"pile": tmp_path / "p.parquet"}, max_tokens=40)
-    columns = [PREFIX + emotion for emotion in EMOTIONS]
+    columns = [PROJECTION + emotion for emotion in EMOTIONS]
     baseline = table.loc[table["neutral"], columns].mean()
     chosen = table[~table["neutral"]]
     assert found["own"] is None
     assert found["from_stories"] is False
     assert len({entry["id"] for entry in found["passages"]}) == 3
-    assert found["passages"][0]["id"] == chosen[PREFIX + "afraid"].idxmax()
+    assert found["passages"][0]["id"] == chosen[PROJECTION + "afraid"].idxmax()
     for entry in found["passages"]:
         assert entry["source"] == "pile"
         pooled = (table.loc[entry["id"], columns] - baseline).to_numpy(dtype=float)

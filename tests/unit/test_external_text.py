@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from affectome.activations.projections import PREFIX
 from affectome.analyses.external_text import (
     Corpus,
     agreement,
@@ -21,6 +20,7 @@ from affectome.analyses.external_text import (
     resampled_means,
     upper_tail,
 )
+from affectome.corpus.tables import PROJECTION
 from affectome.errors import UserError
 from affectome.figures.answers import external_text as answers
 from affectome.figures.captions import description
@@ -43,7 +43,7 @@ def table(passages: np.ndarray, neutral: np.ndarray, words: list[str] | None = N
         }
     )
     words = words or WORDS[: values.shape[1]]
-    return frame.assign(**{PREFIX + word: values[:, number] for number, word in enumerate(words)})
+    return frame.assign(**{PROJECTION + word: values[:, number] for number, word in enumerate(words)})
 
 
 def corpus(passages: np.ndarray, neutral: np.ndarray, name: str = "pile") -> Corpus:
@@ -51,7 +51,7 @@ def corpus(passages: np.ndarray, neutral: np.ndarray, name: str = "pile") -> Cor
 
 
 def analyse(folder: Path, tables: dict[str, pd.DataFrame], **settings: Any) -> tuple[dict, pd.DataFrame]:
-    words = [name.removeprefix(PREFIX) for name in next(iter(tables.values())) if name.startswith(PREFIX)]
+    words = [name.removeprefix(PROJECTION) for name in next(iter(tables.values())) if name.startswith(PROJECTION)]
     vectors = vector_file(folder / "v.h5", 7, words, np.random.default_rng(5).normal(size=(len(words), 40)))
     paths, facts = [], []
     for name, frame in tables.items():

@@ -21,7 +21,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(rule: str) -> str:
-    for cached in (identity._parse, identity._tree, identity._imports):
+    """What a new process finds."""
+    for cached in (identity._source, identity._imports, identity._kept):
         cached.cache_clear()
     return code_digest(rule)
 
@@ -53,6 +54,28 @@ def test_the_script_itself_counts(sources: Path) -> None:
     before = digest("layer_activations")
     edit(sources / "scripts/layer_activations.py", "list(snakemake.input)", "list(snakemake.input)[::-1]")
     assert digest("layer_activations") != before
+
+
+def test_what_is_kept_of_files_is_what_would_be_found(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("working"))
+    found = digest("collect_activations")
+    # Only Snakemake's working directories get a file.
+    assert not list(Path().iterdir())
+    Path(".snakemake").mkdir()
+    assert digest("collect_activations") == found
+
+    with monkeypatch.context() as patch:
+        # Nothing that is known is read again.
+        patch.delattr(identity, "_parse")
+        assert digest("collect_activations") == found
+    edit(sources / "src/affectome/activations/pooling.py", "norms, 0.0)", "norms, 0.5)")
+    changed = digest("collect_activations")
+    assert changed != found
+    edit(sources / "src/affectome/activations/pooling.py", "norms, 0.5)", "norms, 0.0)")
+    identity._KEPT.write_text("{")
+    assert digest("collect_activations") == found
 
 
 def test_modules_that_only_report_do_not_count() -> None:

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics.pairwise import cosine_similarity
 
-from affectome.activations.readouts import write_readouts
+from affectome.activations.readout_store import write_readouts
 from affectome.analyses.implicit_scenarios import (
     implicit_scenarios,
     on_diagonal,

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from affectome.activations.readouts import write_readouts
+from affectome.activations.readout_store import write_readouts
 from affectome.analyses.intensity import Measured, intensity, scales_of, summary
 from affectome.corpus.prompt_lists import intensity_prompts
 from affectome.errors import UserError

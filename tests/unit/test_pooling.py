@@ -76,7 +76,7 @@ def model() -> torch.nn.Module:
 
 def run(model: torch.nn.Module, layers: list[int], lengths: tuple[int, ...] = (9, 4)) -> dict[int, torch.Tensor]:
     texts = [TokenText(tuple(range(3, 3 + length)), 0, length) for length in lengths]
-    ids = pad_right(texts)
+    ids = torch.from_numpy(pad_right(texts))
     pooled, whole = (
         Spans(spans, ids.shape[1], CPU)
         for spans in ([(2, length) for length in lengths], [text.spans for text in texts])

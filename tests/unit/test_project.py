@@ -1,11 +1,13 @@
 """The project's own files agree with each other: lock, environments, extras, layout, rules and their files."""
 
+import ast
 import re
 import tomllib
 
 import pytest
 import yaml
 
+from affectome.identity import code_modules
 from tests.project import ROOT
 
 RULES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
@@ -102,6 +104,33 @@ def test_a_rule_its_script_log_and_benchmark_share_one_name() -> None:
 def test_scripts_are_thin() -> None:
     long = {path.name for path in (ROOT / "scripts").glob("*.py") if len(path.read_text().splitlines()) > 25}
     assert not long
+
+
+def test_only_jobs_that_run_a_model_import_torch() -> None:
+    """The others, hundreds in a run, start in half a second instead of two to six, and take half the memory."""
+    scripts = [file.stem for file in (ROOT / "scripts").glob("*.py")]
+    heavy = {script for script in scripts if any(map(imports_torch, code_modules(script)))}
+    assert heavy == {
+        "collect_activations",
+        "readouts",
+        "external_projections",
+        "coloured_passages",
+        "logit_lens",
+        "steering_trial",
+        # Where weights are converted, and where the model itself writes.
+        "fetch_model",
+        "write_stories",
+        "write_dialogues",
+    }
+
+
+def imports_torch(module: str) -> bool:
+    """Whether importing `module` does, by itself."""
+    file = ROOT.joinpath("src", *module.split("."))
+    tree = ast.parse((file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text(encoding="utf-8"))
+    imported = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    imported += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return bool({name.partition(".")[0] for name in imported} & {"torch", "transformers"})
 
 
 def test_snakefile_holds_no_logic() -> None:

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from affectome.activations import projections
-from affectome.activations.projections import PREFIX, draw, external_projections
+from affectome.activations.projections import draw, external_projections
 from affectome.corpus.sources.cells import Record
-from affectome.corpus.tables import text_id
+from affectome.corpus.tables import PROJECTION, text_id
 from affectome.errors import UserError
 from affectome.vectors.store import read_vectors
 from tests.helpers import NEUTRAL, TEXTS, plain_loop, tiny_model, write_corpora, write_manifest
@@ -60,7 +60,7 @@ def test_projections_are_those_of_a_plain_loop(project, model, tmp_path):
     assert sorted(shown) == sorted([text[:60].rstrip() if len(text) > 60 else text for text in texts] + NEUTRAL)
     # The last passage's tokens are bytes: none of them is cut.
     expected = plain_loop(model, shown, first=0)[0][LAYER] @ unit.T / NORM
-    written = table[[PREFIX + emotion for emotion in EMOTIONS]]
+    written = table[[PROJECTION + emotion for emotion in EMOTIONS]]
     assert set(written.dtypes) == {np.dtype("float32")}
     np.testing.assert_allclose(written, expected, rtol=1e-4, atol=1e-5)
     assert table["n_tokens"].tolist() == [len(text.encode()) for text in shown]
@@ -76,7 +76,7 @@ def test_batches_and_other_texts_change_nothing(project, tmp_path):
     source = rows_file(tmp_path / "t.jsonl", TEXTS[:5])
     first = project(source, token_budget=256)[0].set_index("id")
     other = project(rows_file(tmp_path / "u.jsonl", [*TEXTS[:5][::-1], "Another."]), token_budget=40)[0].set_index("id")
-    columns = [PREFIX + emotion for emotion in EMOTIONS]
+    columns = [PROJECTION + emotion for emotion in EMOTIONS]
     np.testing.assert_allclose(other.loc[first.index, columns], first[columns], rtol=1e-4, atol=1e-5)
 
 

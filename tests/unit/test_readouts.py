@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from affectome.activations import readouts
-from affectome.activations.readouts import collect_readouts, read_prompts, read_readouts, write_readouts
+from affectome.activations.readout_store import read_readouts, write_readouts
+from affectome.activations.readouts import collect_readouts, read_prompts
 from affectome.corpus.prompt_lists import in_words, prompts_of
 from affectome.errors import UserError
 from affectome.models.chat import Prompt

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from affectome.activations.readouts import read_readouts, write_readouts
+from affectome.activations.readout_store import read_readouts, write_readouts
 from affectome.analyses.refusal import (
     Pairs,
     by_length,

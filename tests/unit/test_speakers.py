@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from threadpoolctl import threadpool_limits
 
-from affectome.activations.readouts import read_readouts, write_readouts
+from affectome.activations.readout_store import read_readouts, write_readouts
 from affectome.analyses.speakers import (
     KINDS,
     Cell,

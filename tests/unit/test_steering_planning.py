@@ -12,9 +12,10 @@ import scipy.stats
 
 from affectome.config import Config
 from affectome.errors import UserError
-from affectome.steering import passes, planning
+from affectome.steering import passes, plan_report, planning
 from affectome.steering.conditions import conditions
-from affectome.steering.planning import Work, plan_trial, plan_trials, seconds_of
+from affectome.steering.plan_report import Power, plan_trials, power_of
+from affectome.steering.planning import Work, plan_trial, seconds_of
 from affectome.steering.sets import read_set
 
 TRIALS = Path(__file__).parents[2] / "resources" / "trials"
@@ -83,6 +84,10 @@ def config(*trials: dict[str, Any], **model: Any) -> Config:
 
 def plan(trial: dict[str, Any], **model: Any) -> planning.Plan:
     return plan_trial(config(trial, **model), "run", "t0")
+
+
+def power(trial: dict[str, Any]) -> Power | None:
+    return power_of(plan(trial))
 
 
 def behaviour_set(folder: Path, prompts: list[dict[str, Any]], **keys: Any) -> str:
@@ -200,48 +205,48 @@ def test_a_local_judge_takes_time_and_one_elsewhere_none() -> None:
 
 
 def test_power_of_means_is_that_of_a_t_test_on_half_of_the_prompts() -> None:
-    found = plan(EXPRESSION).power
+    found = power(EXPRESSION)
     assert (found.unit, found.prompts, found.n, found.level) == ("prompt", 12, 12, 0.05 / 8)
 
-    def power(n: int, effect: float) -> float:
+    def t_test(n: int, effect: float) -> float:
         return scipy.stats.nct.sf(scipy.stats.t.isf(0.05 / 8, n - 1), n - 1, effect / 0.6 * np.sqrt(n))
 
-    assert power(found.needed, 0.5) >= 0.8 > power(found.needed - 1, 0.5)
-    assert power(12, found.detectable) == pytest.approx(0.8, abs=1e-3)
+    assert t_test(found.needed, 0.5) >= 0.8 > t_test(found.needed - 1, 0.5)
+    assert t_test(12, found.detectable) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_power_of_rates_is_that_of_mcnemars_test_on_half_of_the_items() -> None:
-    found = plan(BEHAVIOUR | {"smallest_effect": 0.3}).power
+    found = power(BEHAVIOUR | {"smallest_effect": 0.3})
     # Three prompts of six are too few to be units, so their items are.
     assert (found.unit, found.prompts, found.level) == ("item", 3, 0.025)
     assert found.n in (49, 50, 51)
     rng = np.random.default_rng(0)
 
-    def power(n: int) -> float:
+    def mcnemar(n: int) -> float:
         before, after = rng.random((4000, n)) < 0.5, rng.random((4000, n)) < 0.8
         gained, lost = (after & ~before).sum(axis=1), (before & ~after).sum(axis=1)
         return np.mean(scipy.stats.binom.sf(gained - 1, gained + lost, 0.5) <= 0.025)
 
-    assert power(found.needed) == pytest.approx(0.8, abs=0.04)
+    assert mcnemar(found.needed) == pytest.approx(0.8, abs=0.04)
     assert 0.2 < found.detectable < 0.4
 
 
 def test_rates_over_many_prompts_need_no_fewer_items() -> None:
     # 36 prompts, of which an outcome is about 24, three items each: prompts are the units of the test.
-    found = plan(
+    found = power(
         BEHAVIOUR | {"set": str(TRIALS / "sycophancy.yaml"), "vectors": ["loving"], "n": 108, "smallest_effect": 0.3}
-    ).power
+    )
     assert (found.unit, found.prompts, found.n) == ("item", 12, 36)
-    by_items = planning.needed_for_rate(0.5, 0.8, 0.05)
+    by_items = plan_report.needed_for_rate(0.5, 0.8, 0.05)
     assert by_items <= found.needed < 1.5 * by_items
-    assert found.detectable >= planning.detectable_rate(36, 0.5, 1, 0.05)
+    assert found.detectable >= plan_report.detectable_rate(36, 0.5, 1, 0.05)
 
 
 def test_only_items_that_the_outcome_is_about_are_counted(tmp_path: Path) -> None:
     prompts = [{"id": f"p{number}", "truth": "right" if number < 3 else "wrong"} for number in range(8)]
     trial = BEHAVIOUR | {"vectors": ["calm"], "set": behaviour_set(tmp_path, prompts, among="right"), "n": 40}
     # Three of eight prompts, five samples each; the odd prompt is reported.
-    assert (plan(trial).power.prompts, plan(trial).power.n) == (2, 10)
+    assert (power(trial).prompts, power(trial).n) == (2, 10)
     # Dealt in turn, the first two of eight prompts only.
     first = behaviour_set(tmp_path, prompts[::-1], among="right")
     with pytest.raises(UserError, match="raise n"):
@@ -250,26 +255,26 @@ def test_only_items_that_the_outcome_is_about_are_counted(tmp_path: Path) -> Non
 
 def test_a_single_prompt_splits_its_samples(tmp_path: Path) -> None:
     only = behaviour_set(tmp_path, [{"id": "only", "truth": "right"}])
-    found = plan(BEHAVIOUR | {"vectors": ["calm"], "set": only, "n": 41}).power
+    found = power(BEHAVIOUR | {"vectors": ["calm"], "set": only, "n": 41})
     assert (found.prompts, found.n) == (1, 21)
 
 
 def test_large_effects_start_from_a_rate_that_leaves_room(tmp_path: Path) -> None:
     only = behaviour_set(tmp_path, [{"id": "only", "truth": "right"}])
-    found = plan(BEHAVIOUR | {"vectors": ["calm"], "set": only, "smallest_effect": 0.9}).power
+    found = power(BEHAVIOUR | {"vectors": ["calm"], "set": only, "smallest_effect": 0.9})
     assert found.assumed == "a base rate of 0.1"
     assert found.needed < 20
 
 
 def test_few_items_show_nothing(tmp_path: Path) -> None:
     only = behaviour_set(tmp_path, [{"id": "only", "truth": "right"}])
-    found = plan(BEHAVIOUR | {"vectors": ["calm"], "set": only, "n": 6}).power
+    found = power(BEHAVIOUR | {"vectors": ["calm"], "set": only, "n": 6})
     assert found.n == 3
     assert found.detectable == float("inf")
 
 
 def test_costs_have_no_verdict() -> None:
-    assert plan(COST).power is None
+    assert power(COST) is None
 
 
 # ---------------------------------------------------------------- text

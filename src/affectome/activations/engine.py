@@ -274,7 +274,7 @@ class Engine:
     def _pass(
         self, hooks: PoolingHooks, texts: list[TokenText], spans: list[tuple[int, int]], longest: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = pad_right(texts)
+        ids = torch.from_numpy(pad_right(texts))
         if self.on_gpu:
             ids = ids.pin_memory().to(self.device, non_blocking=True)
         pooled, whole = (Spans(part, longest, self.device) for part in (spans, [text.spans for text in texts]))

@@ -25,7 +25,7 @@ from affectome.activations.resume import PartialRows
 from affectome.activations.store import parts
 from affectome.activations.tokens import TokenText, tokenize
 from affectome.corpus.sources import files, hub
-from affectome.corpus.tables import clean, read_corpus, text_id
+from affectome.corpus.tables import PROJECTION, clean, read_corpus, text_id
 from affectome.errors import UserError
 from affectome.files import read_json, write_json, write_table
 from affectome.identity import fingerprint
@@ -35,9 +35,6 @@ from affectome.randomness import generator
 from affectome.vectors.store import read_vectors
 
 log = logging.getLogger(__name__)
-
-# Columns of projections begin with this, so that an emotion may be called anything.
-PREFIX = "projection:"
 
 # Characters per token of a passage that are looked at: a book need not be tokenised for its first page.
 CHARACTERS = 16
@@ -75,12 +72,12 @@ def external_projections(
 ) -> None:
     """Write the projections of `samples` texts of `source`, and of the neutral corpus, to `table` (Parquet).
 
-    Columns: `id, neutral, text` (the passage as it was read), `n_tokens` (those of the mean) and one `PREFIX` + emotion
-    for each emotion, float32. `output` (JSON) says how many texts were read, drawn, dropped as too short (fewer than
-    `min_tokens` tokens in the mean) or as the same passage again, and how fast it went. `source` is as in
-    `corpora.*.stories`, and may be a plain text file (.txt), whose texts are its paragraphs. Interrupted, the job
-    keeps what it has beside `table` and continues from there. Raises UserError where a source cannot be read, nothing
-    is left of it, or the model and the vectors do not belong together.
+    Columns: `id, neutral, text` (the passage as it was read), `n_tokens` (those of the mean) and one `PROJECTION` +
+    emotion for each emotion, float32. `output` (JSON) says how many texts were read, drawn, dropped as too short (fewer
+    than `min_tokens` tokens in the mean) or as the same passage again, and how fast it went. `source` is as in
+    `corpora.*.stories`, and may be a plain text file (.txt), whose texts are its paragraphs. Interrupted, the job keeps
+    what it has beside `table` and continues from there. Raises UserError where a source cannot be read, nothing is left
+    of it, or the model and the vectors do not belong together.
     """
     torch.set_num_threads(threads)
     directions = read_vectors(vectors)
@@ -138,7 +135,7 @@ def external_projections(
                 for part in parts(*partial.pooled[0].shape)
             ]
         )
-        names = [PREFIX + emotion for emotion in directions.emotions]
+        names = [PROJECTION + emotion for emotion in directions.emotions]
         columns = pd.DataFrame(projected.astype(np.float32), columns=names)
         write_table(table, pd.concat([frame, columns], axis=1))
         read = sum(len(token.ids) for token in tokens)

@@ -9,7 +9,7 @@ sequence is an attention sink, with a norm tens of times any other, and is never
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from affectome.errors import UserError
 from affectome.models.chat import Prompt, as_prompt, as_turn, has_template
@@ -150,11 +150,11 @@ def plan_batches(lengths: list[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def pad_right(texts: list[TokenText]) -> torch.Tensor:
-    """Token ids (batch, longest), each row padded on the right with its own last token.
+def pad_right(texts: list[TokenText]) -> np.ndarray:
+    """Token ids (batch, longest), int64, each row padded on the right with its own last token.
 
     Causal attention keeps any finite filler from the real tokens. A padding token's embedding need not be finite, as
     nothing ever trained it, and its id may lie outside the vocabulary; the text's own tokens are safe.
     """
     longest = max(len(text.ids) for text in texts)
-    return torch.tensor([text.ids + text.ids[-1:] * (longest - len(text.ids)) for text in texts])
+    return np.array([text.ids + text.ids[-1:] * (longest - len(text.ids)) for text in texts], dtype=np.int64)

@@ -22,9 +22,9 @@ from scipy.stats import binomtest
 from torch import nn
 
 from affectome.activations.attention import fast_attention
-from affectome.activations.projections import PREFIX, passage, project
+from affectome.activations.projections import passage, project
 from affectome.activations.tokens import TokenText, tokenize
-from affectome.corpus.tables import read_corpus
+from affectome.corpus.tables import PROJECTION, read_corpus
 from affectome.errors import UserError
 from affectome.files import read_table, write_json
 from affectome.models.anatomy import check_causal, check_length, decoder_blocks, residual
@@ -140,7 +140,7 @@ def _external(tables: dict[str, pd.DataFrame], names: list[str]) -> list[dict[st
     for emotion in names:
         if rows.empty:
             break
-        row = rows.iloc[int(rows[PREFIX + emotion].to_numpy().argmax())]
+        row = rows.iloc[int(rows[PROJECTION + emotion].to_numpy().argmax())]
         picked.append({"source": row["source"], "emotion": emotion, "id": row["id"], "text": row["text"]})
         rows = rows[rows["id"] != row["id"]]
     return picked

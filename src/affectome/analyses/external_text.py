@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from affectome.activations.projections import PREFIX
 from affectome.analyses.statistics import benjamini_hochberg, interval, p_value, permuted
+from affectome.corpus.tables import PROJECTION
 from affectome.errors import UserError
 from affectome.files import read_json, read_table, write_json, write_table
 from affectome.randomness import generator
@@ -116,11 +116,11 @@ class Corpus:
     """A corpus read from its table: projections of `passages` and `neutral` texts (texts, emotions), float64."""
 
     def __init__(self, name: str, table: pd.DataFrame) -> None:
-        columns = [column for column in table.columns if column.startswith(PREFIX)]
+        columns = [column for column in table.columns if column.startswith(PROJECTION)]
         values = table[columns].to_numpy(dtype=np.float64)
         is_neutral = table["neutral"].to_numpy(dtype=bool)
         self.name = name
-        self.emotions = [column.removeprefix(PREFIX) for column in columns]
+        self.emotions = [column.removeprefix(PROJECTION) for column in columns]
         self.passages, self.neutral = values[~is_neutral], values[is_neutral]
         self.ids, self.texts = (table[column].to_numpy(dtype=object)[~is_neutral] for column in ("id", "text"))
         self.tokens = table["n_tokens"].to_numpy()[~is_neutral].sum()

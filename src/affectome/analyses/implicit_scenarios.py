@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from affectome.activations.readouts import read_readouts
+from affectome.activations.readout_store import read_readouts
 from affectome.analyses.statistics import benjamini_hochberg, bootstrap_means, interval, p_value
 from affectome.errors import UserError
 from affectome.files import write_json, write_table

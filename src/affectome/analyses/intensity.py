@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from affectome.activations.readouts import read_readouts
+from affectome.activations.readout_store import read_readouts
 from affectome.analyses.statistics import benjamini_hochberg, bootstrap_means, correlations, interval, p_value
 from affectome.corpus.prompt_lists import JOINED
 from affectome.errors import UserError

@@ -31,7 +31,7 @@ import pandas as pd
 import scipy.stats
 from safetensors.numpy import save
 
-from affectome.activations.readouts import Readouts, read_readouts
+from affectome.activations.readout_store import Readouts, read_readouts
 from affectome.analyses.recognition import topic_interval
 from affectome.analyses.speakers import halvings, jackknife, share_interval
 from affectome.analyses.statistics import benjamini_hochberg, bootstrap_means, p_value

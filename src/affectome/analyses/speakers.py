@@ -47,7 +47,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from affectome.activations.readouts import Readouts, read_readouts
+from affectome.activations.readout_store import Readouts, read_readouts
 from affectome.analyses.recognition import topic_interval
 from affectome.analyses.statistics import LEVEL, benjamini_hochberg, bootstrap_means, p_value
 from affectome.corpus.surface import occurrence, words_of

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "emotion", "topic", "text", "writer", "n_words")
 
+# Columns of texts' projections on emotions begin with this, so that an emotion may be called anything.
+PROJECTION = "projection:"
+
 
 def clean(text: Any) -> str:
     """Text in Unicode NFC with line ends as newlines, no space around it and ? for half a surrogate pair."""

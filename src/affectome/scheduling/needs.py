@@ -295,7 +295,7 @@ class Needs:
         return Need(3.0 + seconds * share, memory, 1e6)
 
     def _trial(self, wildcards: Any) -> Need:
-        # Numpy, which planning takes, is imported only where there are trials.
+        # Sets are read only where there are trials.
         from affectome.steering.planning import plan_trial
 
         trial = self._config.trials[wildcards.trial]

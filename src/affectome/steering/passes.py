@@ -203,7 +203,7 @@ def _parts(starts: list[tuple[int, tuple[int, ...]]], vocabulary: int) -> Iterat
 @torch.inference_mode()
 def top_tokens(model: nn.Module, rows: Sequence[Row]) -> list[int]:
     """The likeliest next token after each row."""
-    batch = pad_right(rows).to(model.device)
+    batch = torch.from_numpy(pad_right(rows)).to(model.device)
     places = torch.tensor([[len(row.ids) - 1] for row in rows], device=model.device)
     with Steering(model, [row.plan for row in rows], [len(row.ids) for row in rows]):
         return logits_at(model, batch, places)[:, 0].argmax(dim=-1).tolist()
@@ -215,7 +215,7 @@ def read(model: nn.Module, rows: Sequence[Row], starts: Sequence[int], layer: in
 
     The tokens before are context, and the first of a sequence is never counted. NaN for a row without such tokens.
     """
-    batch = pad_right(rows).to(model.device)
+    batch = torch.from_numpy(pad_right(rows)).to(model.device)
     found: list[torch.Tensor] = []
     watched = [] if layer is None else [blocks_of(model)[layer]]
     handles = []

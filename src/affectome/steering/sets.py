@@ -20,7 +20,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationError, ValidationInfo, model_validator
 
 from affectome.errors import UserError
-from affectome.schema import Strict, alternatives, explain, repeated_keys
+from affectome.schema import SafeLoader, Strict, alternatives, explain, repeated_keys
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -450,7 +450,7 @@ def read_set(path: str | Path) -> TrialSet:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), SafeLoader)  # noqa: S506 - it is safe
         mistakes = repeated_keys(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a trial set") from error
