@@ -16,10 +16,11 @@ test: setup .exchange/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(BY_FILE) tests/workflow tests/unit
 	$(BIN)/python -m pytest tests/integration/test_demo.py tests/integration/test_dashboard.py tests/vllm tests/slurm
 
-# Every kind of trial with the real model, and corpora that it writes: twenty minutes on two cores, and only steering's
-# code and the writers' can change them.
+# Every kind of trial with the real model, corpora that it writes, and the hard corpus: half an hour on two cores, and
+# only steering's code, the writers' and the shipped texts can change them.
 test-long: setup
-	$(BIN)/python -m pytest tests/integration/test_trials.py tests/integration/test_own_corpus.py
+	$(BIN)/python -m pytest tests/integration/test_trials.py tests/integration/test_own_corpus.py \
+		tests/integration/test_hard_corpus.py
 
 lint: setup
 	$(BIN)/ruff check

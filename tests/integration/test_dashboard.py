@@ -93,7 +93,7 @@ def ask(page: Any, prompt: str, tokens: int = 30) -> tuple[str, str]:
     return tuple(page.locator(".reply").all_text_contents())
 
 
-def eventually(true: Callable[[], bool], seconds: float = 5.0) -> None:
+def eventually(true: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

@@ -1,7 +1,6 @@
-"""The demo on the real 135M-parameter model keeps what it promises, on the plain corpus and on the hard one."""
+"""The demo on the real 135M-parameter model keeps what it promises."""
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -22,42 +21,35 @@ from affectome.scheduling.dry_run import planned_jobs
 from affectome.scheduling.needs import Needs
 from affectome.scheduling.plan import read_benchmark
 from tests.helpers import collect_spec, read_shard
-from tests.project import ROOT, copy_project, planned, snakemake
+from tests.project import MODEL, copy_project, fetch_weights, planned, snakemake
 
 pytestmark = [pytest.mark.model, pytest.mark.workflow]
 
-MODEL = "resources/models/smollm2-135m"
-
-# The demo without what it takes to read its corpus twice more; of the hard corpus one layer and one question.
+# The demo without what it takes to read its corpus twice more, and with a third of what its trial of costs asks.
 OVERLAY = {
-    "run_definitions": {
-        "demo": {"variants": {"readings": [], "models": []}},
-        "demo-literary": {"layers": [20], "analyses": ["story_holdout"]},
-    }
+    "run_definitions": {"demo": {"variants": {"readings": [], "models": []}}},
+    "trials": {"cost": {"n": 4, "texts": 4, "questions": 8}},
 }
 ALL = ("--configfile", "overlay.yaml")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project after `snakemake` for both demo runs; weights that were fetched before are used again."""
+    """The project after `snakemake`."""
     project = copy_project(tmp_path_factory.mktemp("demo") / "project")
-    if (ROOT / MODEL / "manifest.json").exists():
-        shutil.copytree(ROOT / MODEL, project / MODEL)
+    fetch_weights(project)
     (project / "overlay.yaml").write_text(yaml.safe_dump(OVERLAY), encoding="utf-8")
-    done = snakemake(project, *ALL, "--config", "runs=[demo,demo-literary]")
+    done = snakemake(project, *ALL)
     assert done.returncode == 0, done.stdout + done.stderr
-    if not (ROOT / MODEL).exists():
-        shutil.copytree(project / MODEL, ROOT / MODEL)
     return project
 
 
-def summary(project: Path, run: str) -> dict:
-    return json.loads((project / f"results/{run}/summary.json").read_text(encoding="utf-8"))
+def summary(project: Path) -> dict:
+    return json.loads((project / "results/demo/summary.json").read_text(encoding="utf-8"))
 
 
 def test_summary_holds_what_it_promises(project: Path) -> None:
-    found = summary(project, "demo")
+    found = summary(project)
     assert found["run"] == "demo"
     assert found["model"] == {
         "name": "smollm2-135m",
@@ -84,7 +76,7 @@ def test_summary_holds_what_it_promises(project: Path) -> None:
 
 
 def test_held_out_words_follow_human_ratings_at_the_auto_layer(project: Path) -> None:
-    norms = summary(project, "demo")["layers"]["20"]["norms"]["russell-mehrabian"]
+    norms = summary(project)["layers"]["20"]["norms"]["russell-mehrabian"]
     assert norms["valence"]["loo_r"] >= 0.80
     assert norms["arousal"]["loo_r"] >= 0.75
     for dimension in ("valence", "arousal"):
@@ -95,18 +87,8 @@ def test_held_out_words_follow_human_ratings_at_the_auto_layer(project: Path) ->
         assert norms[dimension]["plane_r"] == pytest.approx({"valence": 0.72, "arousal": 0.57}[dimension], abs=0.08)
 
 
-def test_the_hard_corpus_shows_its_weaker_signal_as_it_is(project: Path) -> None:
-    plain, hard = (summary(project, run)["layers"]["20"] for run in ("demo", "demo-literary"))
-    for dimension in ("valence", "arousal"):
-        assert (
-            hard["norms"]["russell-mehrabian"][dimension]["plane_r"]
-            < plain["norms"]["russell-mehrabian"][dimension]["plane_r"]
-        )
-    assert hard["reliability_mean"] < plain["reliability_mean"] - 0.1
-
-
 def test_pairs_are_what_anyone_would_expect(project: Path) -> None:
-    similar = {frozenset((pair["a"], pair["b"])) for pair in summary(project, "demo")["pairs"]["similar"]}
+    similar = {frozenset((pair["a"], pair["b"])) for pair in summary(project)["pairs"]["similar"]}
     assert {frozenset(("enraged", "furious")), frozenset(("grateful", "thankful"))} <= similar
 
 
@@ -180,7 +162,7 @@ def test_verdicts_keep_within_what_is_safe(project: Path) -> None:
         assert ratio[0.3] > ratio[0.1]
     # The strongest steering breaks something of every vector, and none of it is called safe.
     assert max(entry["high"] for entry in safe["vectors"].values()) < 0.3
-    assert summary(project, "demo")["steering"]["expression"]["verdicts"] == {
+    assert summary(project)["steering"]["expression"]["verdicts"] == {
         emotion: found["verdict"] for emotion, found in verdict["vectors"].items()
     }
 
@@ -203,7 +185,7 @@ def test_the_plan_comes_near_what_the_demo_took(project: Path, monkeypatch: pyte
         file
         for folder in ("results/demo", "results/activations", "results/readouts", "results/corpora/starter")
         for file in Path(folder).rglob("*")
-        if file.is_file() and "literary" not in str(file)
+        if file.is_file()
     ]
     assert 0.5 < sum(need.disk for need in needs) / sum(file.stat().st_size for file in left) < 2
 
@@ -229,19 +211,16 @@ def test_report_opens_and_holds_every_figure(project: Path) -> None:
         assert title in index
 
 
-def answer(project: Path, question: str, run: str = "demo") -> dict:
-    return json.loads((project / f"results/{run}/analyses/{question}.json").read_text(encoding="utf-8"))
+def answer(project: Path, question: str) -> dict:
+    return json.loads((project / f"results/demo/analyses/{question}.json").read_text(encoding="utf-8"))
 
 
 def test_recognition_is_what_was_measured_elsewhere_and_words_do_as_well(project: Path) -> None:
-    plain, hard = answer(project, "story_holdout"), answer(project, "story_holdout", "demo-literary")
-    assert 0.80 < plain["vectors"]["top1"]["value"] < 0.90
-    assert 0.90 < plain["words"]["top1"]["value"] < 0.98
-    assert plain["null"]["top1"]["p"] < 0.01
-    assert plain["n"]["texts"] == 1026
-    # Where emotion is shown and not told, both find less of it.
-    assert hard["vectors"]["top1"]["value"] < 0.5
-    assert hard["words"]["top1"]["value"] < 0.7
+    found = answer(project, "story_holdout")
+    assert 0.80 < found["vectors"]["top1"]["value"] < 0.90
+    assert 0.90 < found["words"]["top1"]["value"] < 0.98
+    assert found["null"]["top1"]["p"] < 0.01
+    assert found["n"]["texts"] == 1026
 
 
 def test_every_question_found_what_is_there(project: Path) -> None:

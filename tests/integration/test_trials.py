@@ -4,7 +4,6 @@ How strongly steering acts is measured by the demo (`test_demo.py`); here it is 
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.integration.test_demo import MODEL
-from tests.project import ROOT, copy_project, snakemake
+from tests.project import ROOT, copy_project, fetch_weights, snakemake
 
 pytestmark = [pytest.mark.model, pytest.mark.workflow]
 
@@ -49,8 +47,7 @@ KINDS = {
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a run with all of them."""
     project = copy_project(tmp_path_factory.mktemp("trials") / "project")
-    if (ROOT / MODEL / "manifest.json").exists():
-        shutil.copytree(ROOT / MODEL, project / MODEL)
+    fetch_weights(project)
     overlay = {
         "runs": ["all-trials"],
         "corpora": {

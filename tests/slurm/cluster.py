@@ -125,7 +125,7 @@ class Cluster:
             "SelectTypeParameters=CR_Core_Memory",
             "ReturnToService=2",
             "EnforcePartLimits=ALL",
-            "MinJobAge=600",
+            "MinJobAge=60000",
             "KillWait=5",
             "JobRequeue=1",
             "SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0",
@@ -162,7 +162,7 @@ class Cluster:
         raise RuntimeError(f"{' '.join(command)}: refused for 30 s")
 
     def jobs(self, folder: Path) -> list[dict[str, str]]:
-        """Jobs submitted from `folder`, the finished ones of the last minutes too.
+        """Jobs submitted from `folder`, finished ones too.
 
         Keys are those of `scontrol show job --details`, among them JobId, JobState, Partition, Comment and, of running
         jobs with a GPU, GRES.

@@ -33,6 +33,9 @@ pytestmark = [
 
 SHARD = "results/activations/tiny/small/from-50/shards/0.h5"
 VECTORS = f"results/{RUN}/vectors/layer_1.h5"
+# Seconds after which something is taken not to happen any more: seven Snakemakes share a machine that may be slow.
+PATIENCE = 1500
+
 # A status check every other second instead of every ten.
 PROFILE = ["--profile", "slurm", "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "15"]
 
@@ -107,10 +110,10 @@ class Scenario:
         jobs.sort(key=lambda job: int(job["JobId"]))
         return [job for job in jobs if state in (None, job["JobState"])]
 
-    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 420) -> object:
-        end = time.monotonic() + seconds
+    def wait_for(self, condition: Callable[[], object], what: str) -> object:
+        end = time.monotonic() + PATIENCE
         while not (found := condition()):
-            assert time.monotonic() < end, f"{what}: not within {seconds} s\n{self.output[-4000:]}"
+            assert time.monotonic() < end, f"{what}: not within {PATIENCE} s\n{self.output[-4000:]}"
             assert self.process.poll() is None or condition(), f"{what}: Snakemake ended\n{self.output[-4000:]}"
             time.sleep(0.3)
         return found
@@ -121,12 +124,12 @@ class Scenario:
         self.wait_for(lambda: any(file.stat().st_size for file in journal.rglob("journal.jsonl")), "batches on disk")
         return self.wait_for(lambda: self.jobs(state="RUNNING"), "a running job")[0]
 
-    def finish(self, seconds: float = 600) -> None:
+    def finish(self) -> None:
         try:
-            self.process.wait(timeout=seconds)
+            self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            pytest.fail(f"Snakemake did not end in {seconds} s\n{self.output[-4000:]}")
+            pytest.fail(f"Snakemake did not end in {PATIENCE} s\n{self.output[-4000:]}")
         assert self.process.returncode == 0, self.output[-6000:]
 
     def collecting_log(self) -> str:

@@ -71,7 +71,7 @@ class Running:
         self.host, self.port = address
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def until(self, condition, seconds=5.0):
+    def until(self, condition, seconds=60.0):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, (self.service.running, self.service.waiting, vars(self.engine))

@@ -28,7 +28,7 @@ def refused(service, body, kind="chat"):
     return caught.value
 
 
-async def until(condition, seconds=5.0):
+async def until(condition, seconds=60.0):
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)

@@ -181,7 +181,7 @@ def test_who_goes_away_frees_a_place(runner, backend):
 
 
 async def until(backend, running):
-    for _ in range(200):
+    for _ in range(600):
         answer = await backend._http.get(backend._served.base_url.removesuffix("/v1") + "/metrics")
         if float(re.search(r"^vllm:num_requests_running\{.*\} (\S+)", answer.text, re.M)[1]) == running:
             return

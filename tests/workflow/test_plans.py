@@ -89,7 +89,7 @@ def test_planning_imports_nothing_heavy(project: Path) -> None:
         "import sys; from snakemake.cli import main\n"
         "try: main(['--dry-run', '--quiet', 'all'])\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers', 'sklearn', 'h5py'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'scipy', 'sklearn', 'h5py'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
