@@ -84,7 +84,12 @@ MODEL = "resources/models/smollm2-135m"
 
 
 def fetch_weights(project: Path) -> None:
-    """SmolLM2-135M in `project`: a copy of what was fetched before, or fetched now and kept."""
+    """SmolLM2-135M in `project`."""
+    shutil.copytree(kept_weights(), project / MODEL)
+
+
+def kept_weights() -> Path:
+    """The folder of SmolLM2-135M in the project itself: what was fetched before, or is fetched now."""
     kept = ROOT / MODEL
     if not (kept / "manifest.json").exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -95,4 +100,4 @@ def fetch_weights(project: Path) -> None:
             assert done.returncode == 0, done.stdout + done.stderr
             with contextlib.suppress(OSError):
                 (scratch / MODEL).rename(kept)
-    shutil.copytree(kept, project / MODEL)
+    return kept

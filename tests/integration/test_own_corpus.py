@@ -1,7 +1,6 @@
 """A corpus that the real SmolLM2-135M writes, in the job itself or served by vLLM: complete, screened, and kept."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from affectome.config import Screening
 from affectome.corpus.screening.rules import problem
-from tests.project import ROOT, copy_project, snakemake
+from tests.project import ROOT, copy_project, fetch_weights, snakemake
 from tests.vllm.test_vllm import WHY_NOT
 from tests.workflow.tiny import write_overlay
 
@@ -25,9 +24,7 @@ WRITERS = {
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     project = copy_project(tmp_path / "project")
-    weights = Path("resources/models/smollm2-135m")
-    if (ROOT / weights / "manifest.json").exists():
-        shutil.copytree(ROOT / weights, project / weights)
+    fetch_weights(project)
     if (ROOT / ".vllm").exists():
         (project / ".vllm").symlink_to(ROOT / ".vllm")
     return project

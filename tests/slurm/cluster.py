@@ -127,6 +127,8 @@ class Cluster:
             "EnforcePartLimits=ALL",
             "MinJobAge=60000",
             "KillWait=5",
+            # On a machine with more to do than it can, submitting takes longer than the ten seconds it usually may.
+            "MessageTimeout=60",
             "JobRequeue=1",
             "SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0",
             "AccountingStorageType=accounting_storage/none",

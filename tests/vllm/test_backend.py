@@ -16,7 +16,7 @@ from affectome.serve.transformers_backend import interventions
 from affectome.serve.vllm_backend import VllmBackend
 from affectome.steering.instrument import Steering, blocks_of
 from tests.unit.serving import write_vectors
-from tests.vllm.test_vllm import WHY_NOT, weights  # noqa: F401 - a fixture
+from tests.vllm.test_vllm import WHY_NOT
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
@@ -38,7 +38,7 @@ def runner():
 
 
 @pytest.fixture(scope="module")
-def backend(runner, weights, tmp_path_factory):  # noqa: F811
+def backend(runner, weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("backend")
     vectors = write_vectors(folder / "vectors.safetensors", 576, 30)
     backend = VllmBackend(open_file(vectors, weights), gpus=0, max_model_len=512, log_file=folder / "vllm.log")
@@ -71,7 +71,7 @@ def test_a_reply_is_steered_and_streamed_alike(runner, backend):
     assert plain["usage"]["completion_tokens"] == 24
 
 
-def test_readouts_come_with_their_tokens(runner, backend, weights):  # noqa: F811
+def test_readouts_come_with_their_tokens(runner, backend, weights):
     readout = Readout(LAYER, (1, 0))
     reply = runner.run(backend.complete("text", TEXT, STEERED, readout))
     found = reply["readout"]
@@ -137,7 +137,7 @@ def test_a_stop_string_and_log_probabilities_are_as_the_client_asked(runner, bac
         ("text", {"prompt": [[5] * 100, [5] * 505], "stream": True, "stream_options": {"include_usage": True}}),
     ],
 )
-def test_a_reply_of_no_said_length_fits_the_context(runner, backend, weights, kind, asked):  # noqa: F811
+def test_a_reply_of_no_said_length_fits_the_context(runner, backend, weights, kind, asked):
     body = {"model": "smollm2-135m", "temperature": 0, "ignore_eos": True} | asked
     if "stream" in body:
         usage = runner.run(chunks_of(backend.stream(kind, body, STEERED, None)))[-1]["usage"]

@@ -14,7 +14,7 @@ from affectome.corpus.planning import read_plan
 from affectome.corpus.tables import read_corpus
 from tests.fakes import ON_THE_WAY, Relay, serving
 from tests.unit.test_campaign import EMOTIONS, Campaign, Service
-from tests.vllm.test_vllm import WHY_NOT, served, weights  # noqa: F401 - fixtures
+from tests.vllm.test_vllm import WHY_NOT
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
@@ -26,7 +26,7 @@ RULES = {"leaks": False, "preambles": False, "refusals": False, "layout": False,
 RULES |= {"near_duplicates": None, "language": None, "min_words": 1}
 
 
-def test_a_corpus_by_the_real_engine_is_whole_for_all_trouble(tmp_path, served):  # noqa: F811
+def test_a_corpus_by_the_real_engine_is_whole_for_all_trouble(tmp_path, served):
     (tmp_path / "story.j2").write_text(PROMPT)
 
     def ask(body):

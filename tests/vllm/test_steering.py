@@ -18,7 +18,7 @@ from affectome.serve.plan import Change, Readout, encode
 from affectome.serve.transformers_backend import interventions
 from affectome.steering.instrument import Steering, blocks_of
 from tests.helpers import tiny_model
-from tests.vllm.test_vllm import WHY_NOT, weights  # noqa: F401 - a fixture
+from tests.vllm.test_vllm import WHY_NOT
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
@@ -296,7 +296,7 @@ def projections(model, units, prompt, plan, tokens, readout):
     return seen[-1][0, len(prompt) :].numpy() @ units[readout.layer][list(readout.directions)].T / NORM
 
 
-def test_a_real_model_is_steered_alike(weights, tmp_path):  # noqa: F811
+def test_a_real_model_is_steered_alike(weights, tmp_path):
     layers = [10, 20, 29]
     units = write_directions(tmp_path / "directions.safetensors", layers, 576)
     prompts = [[1, 4093, 6330, 253, 1894, 563], [504, 3575, 282, 4649, 314], [28, 338, 253, 9067]]

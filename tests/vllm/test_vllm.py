@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from affectome.corpus.writers.serving import find_vllm, serve
+from affectome.corpus.writers.serving import find_vllm
 from affectome.errors import UserError
-from tests.project import ROOT
-
-MODEL = ROOT / "resources/models/smollm2-135m"
 
 try:
     find_vllm()
@@ -35,18 +32,6 @@ with serve(*sys.argv[1:]):
     print("ready", flush=True)
     time.sleep(3600)
 """
-
-
-@pytest.fixture(scope="session")
-def weights():
-    subprocess.run([ROOT / ".venv/bin/snakemake", f"{MODEL.relative_to(ROOT)}/manifest.json"], cwd=ROOT, check=True)
-    return MODEL
-
-
-@pytest.fixture(scope="session")
-def served(weights, tmp_path_factory):
-    with serve(weights, tmp_path_factory.mktemp("served") / "vllm.log") as served:
-        yield served
 
 
 async def stories(served, seeds):
@@ -95,26 +80,42 @@ def test_listens_on_this_machine_only(served):
     assert listening(ours) <= {"0100007F", "00000000000000000000000001000000"}
 
 
+@pytest.fixture(scope="module")
+def jobs(weights, tmp_path_factory):
+    """Jobs that start an engine, each with a folder that all of its processes know of; begun at once, as it takes time.
+
+    By the signal that is to end them.
+    """
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            folder = tmp_path_factory.mktemp("job")
+            command = [sys.executable, "-c", JOB, weights, folder / "vllm.log"]
+            environment = {**os.environ, "JOB_OF_THE_TEST": str(folder)}
+            job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+            started[number] = stack.enter_context(job), str(folder)
+            stack.callback(job.kill)
+        yield started
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_a_job(weights, tmp_path, number):
-    command = [sys.executable, "-c", JOB, weights, tmp_path / "vllm.log"]
-    environment = {**os.environ, "JOB_OF_THE_TEST": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as job:
-        assert job.stdout.readline() == "ready\n"
+def test_nothing_is_left_of_a_job(jobs, number):
+    job, folder = jobs[number]
+    assert job.stdout.readline() == "ready\n"
 
-        def left():
-            return {name for name, said in processes().values() if str(tmp_path) in said}
+    def left():
+        return {name for name, said in processes().values() if folder in said}
 
-        # The job, its guardian, the server, its engine and that one's worker.
-        assert len(left()) >= 4
-        job.send_signal(number)
-        job.wait()
-        if number == signal.SIGKILL:
-            # Longer than its guardian is patient, twice.
-            deadline = time.monotonic() + 60
-            while left() and time.monotonic() < deadline:
-                time.sleep(0.1)
-        assert not left()
+    # The job, its guardian, the server, its engine and that one's worker.
+    assert len(left()) >= 4
+    job.send_signal(number)
+    job.wait()
+    if number == signal.SIGKILL:
+        # Longer than its guardian is patient, twice.
+        deadline = time.monotonic() + 60
+        while left() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert not left()
 
 
 def processes():
