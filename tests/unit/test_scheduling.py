@@ -24,14 +24,14 @@ CONFIG = Config.model_validate(SHIPPED)
 # What the demo took on 2 cores (AMD EPYC, avx512_bf16) when nothing else ran: seconds and MB.
 TAKEN = {
     ("collect_activations", "model=smollm2-135m,corpus=starter,reading=from-50,shard=0"): (75.4, 1115),
-    ("emotion_vectors", "run=demo,layer=20"): (1.7, 306),
-    ("layer_activations", "model=smollm2-135m,corpus=starter,reading=from-50,layer=20"): (1.9, 302),
+    ("emotion_vectors", "run=demo,layer=20"): (0.65, 137),
+    ("layer_activations", "model=smollm2-135m,corpus=starter,reading=from-50,layer=20"): (0.68, 122),
     ("norm_correlations", "run=demo"): (33.3, 203),
     ("clusters", "run=demo"): (12.1, 254),
     ("similarity", "run=demo"): (0.76, 206),
-    ("summary", "run=demo"): (1.5, 296),
+    ("summary", "run=demo"): (1.7, 156),
     ("manifest", "run=demo"): (1.6, 301),
-    ("steering_directions", "run=demo,trial=cost"): (1.7, 313),
+    ("steering_directions", "run=demo,trial=cost"): (0.63, 127),
     ("steering_trial", "run=demo,trial=expression"): (93.4, 1555),
     ("steering_trial", "run=demo,trial=cost"): (167.8, 1629),
     ("steering_trial", "run=demo-steering,trial=preference"): (461.0, 1260),

@@ -41,8 +41,8 @@ RATING = 20
 _NUMBER = 4
 _TEXT = 6
 
-# MB of Python with the libraries that a job imports.
-_PLAIN_MB, _TORCH_MB = 220.0, 700.0
+# MB of Python with the libraries that a job imports: few, those of analyses and figures, and torch.
+_LEAST_MB, _PLAIN_MB, _TORCH_MB = 120.0, 220.0, 700.0
 
 # Seconds to start a job that imports torch, and to load a model from disk, per byte.
 _START_S = 5.0
@@ -234,8 +234,8 @@ class Needs:
         layer = texts * model.width * _NUMBER
         kept = emotions * model.width * _NUMBER
         # The principal components of a thousand neutral texts hold a square of the width.
-        memory = _TORCH_MB / 2 + 20 * kept / 1e6 + 3 * model.width**2 * 8 / 1e6
-        return Need(1.5 + layer * _READ_S_PER_BYTE, memory, 4 * kept)
+        memory = _LEAST_MB + 20 * kept / 1e6 + 3 * model.width**2 * 8 / 1e6
+        return Need(0.6 + layer * _READ_S_PER_BYTE, memory, 4 * kept)
 
     def _export(self, wildcards: Any) -> Need:
         _run, model, corpus = self._run(wildcards)
@@ -291,8 +291,8 @@ class Needs:
         run, model, _corpus = self._run(wildcards)
         texts, tokens = self.texts(run.corpus)
         share = texts * model.width / (_TEXTS * _WIDTH)
-        memory = _TORCH_MB / 2 + 2 * texts * model.width * _NUMBER / 1e6 + 10 * tokens * _TEXT / 1e6
-        return Need(3.0 + seconds * share, memory, 1e6)
+        memory = _PLAIN_MB + 2 * texts * model.width * _NUMBER / 1e6 + 10 * tokens * _TEXT / 1e6
+        return Need(1.5 + seconds * share, memory, 1e6)
 
     def _trial(self, wildcards: Any) -> Need:
         # Sets are read only where there are trials.
@@ -330,7 +330,7 @@ def _growing(seconds: float, memory: float = _PLAIN_MB, disk: float = 0.0) -> Ca
 
 
 def _of_stories(seconds: float, by_layer: bool = False) -> Callable[[Needs, Any], Need]:
-    """Of a question for which every text counts: three seconds to start, the rest by texts, width and layers."""
+    """Of a question for which every text counts: a second or two to start, the rest by texts, width and layers."""
 
     def need(needs: Needs, wildcards: Any) -> Need:
         layers = len(needs._config.run_layers(wildcards.run)) / _LAYERS if by_layer else 1.0
@@ -350,7 +350,7 @@ _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "corpus_card": Needs._card,
     "screen_corpus": Needs._corpus,
     "collect_activations": Needs._collect,
-    "layer_activations": _fixed(1.7, 320, 4e5),
+    "layer_activations": _fixed(0.7, _LEAST_MB, 4e5),
     "emotion_vectors": Needs._vectors,
     "export_vectors": Needs._export,
     "geometry": _growing(1.2),
@@ -366,21 +366,21 @@ _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "recognition_sweeps": _of_stories(9.0),
     "layer_sweep": _of_stories(30.0, by_layer=True),
     "probes": _of_stories(35.0),
-    "robustness": _of_stories(7.0),
+    "robustness": _of_stories(3.0),
     "cluster_stability": _of_stories(27.0),
-    "weakest_emotions": _fixed(5.0, 400),
+    "weakest_emotions": _fixed(1.5),
     "published": _fixed(4.0),
     "arousal_check": _growing(8.0),
     "layer_similarity": _growing(12.0, 270),
     "relations": _growing(22.0, 480),
     "emotion_maps": _fixed(32.0, 420),
-    "implicit_scenarios": _growing(12.0, 480),
-    "intensity": _growing(15.0, 480),
-    "speakers": _growing(30.0, 480),
-    "refusal": _growing(25.0, 430),
+    "implicit_scenarios": _growing(1.2),
+    "intensity": _growing(2.5),
+    "speakers": _growing(22.0, 290),
+    "refusal": _growing(4.0, 240),
     "external_text": _fixed(10.0, 500),
     "answer_figures": _fixed(4.0, 220, 5e5),
-    "steering_directions": _fixed(2.0, 320, 3e5),
+    "steering_directions": _fixed(0.7, _LEAST_MB, 3e5),
     "steering_trial": Needs._trial,
     "safe_ranges": _fixed(1.3),
     "trial_verdicts": _fixed(1.4),
@@ -391,7 +391,7 @@ _RULES: dict[str, Callable[[Needs, Any], Need]] = {
     "run_geometry": _fixed(30.0, 400, 2e6),
     "compare_runs": _fixed(4.0, disk=4e6),
     "interactive_figures": _fixed(2.5, disk=6e6),
-    "summary": _fixed(1.9, 330),
+    "summary": _fixed(1.2, 160),
     "summary_page": _fixed(0.8, disk=3e6),
     "manifest": _fixed(1.8, 320),
     "bundle_run": Needs._bundle,
