@@ -24,7 +24,7 @@ from tests.project import MODEL, copy_project, fetch_weights, planned, snakemake
 
 pytestmark = [pytest.mark.model, pytest.mark.workflow]
 
-# The demo without what it takes to read its corpus twice more, with fewer resamples, and with fewer items in its trials.
+# The demo without what it takes to read its corpus twice more, with fewer resamples and fewer items in its trials.
 OVERLAY = {
     "run_definitions": {
         "demo": {
