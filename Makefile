@@ -14,8 +14,7 @@ demo: setup
 test: setup .exchange/installed
 	$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(BY_FILE) tests/workflow tests/unit
-	$(BIN)/python -m pytest --numprocesses 2 $(BY_FILE) tests/integration/test_demo.py tests/slurm
-	$(BIN)/python -m pytest tests/integration/test_dashboard.py tests/vllm
+	$(BIN)/python -m pytest tests/slurm tests/integration/test_dashboard.py tests/vllm tests/integration/test_demo.py
 
 # Every kind of trial with the real model, corpora that it writes, and the hard corpus: half an hour on two cores, and
 # only steering's code, the writers' and the shipped texts can change them.

@@ -174,7 +174,7 @@ def test_verdicts_keep_within_what_is_safe(project: Path) -> None:
 def test_the_plan_comes_near_what_the_demo_took(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a factor of two in core-hours, memory and disk.
 
-    What jobs took is their processor time, as other tests may be at work beside them.
+    What jobs took is their processor time, as the machine may have other work.
     """
     monkeypatch.chdir(project)
     # Weights that an earlier test fetched were not fetched here.
