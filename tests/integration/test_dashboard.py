@@ -183,6 +183,21 @@ def test_a_click_on_the_map_picks_and_the_mixture_moves(visit: Any, server: str)
     assert "25%" in page.locator(".y-axis").inner_text()
 
 
+def test_the_map_is_walked_and_picked_from_with_the_keyboard(visit: Any, server: str) -> None:
+    page = visit(server)
+    spoken = page.locator(".emotion-map .spoken")
+    page.locator(".emotion-map svg").focus()
+    # From the middle, by hand from their places; nothing is above the last.
+    for key, emotion in (("ArrowLeft", "sad"), ("ArrowRight", "proud"), ("ArrowUp", "calm"), ("ArrowUp", "calm")):
+        page.keyboard.press(key)
+        eventually(lambda emotion=emotion: spoken.text_content() == emotion)
+    page.keyboard.press("Enter")
+    strength(page, "calm").wait_for()
+    eventually(lambda: spoken.text_content() == "calm, picked")
+    page.keyboard.press("Tab")
+    eventually(lambda: spoken.text_content() == "")
+
+
 def test_what_models_write_stays_text(visit: Any, server: str) -> None:
     hostile = '<img src=x onerror="window.hit = 1"><script>window.hit = 2</script>{{ 1 + 1 }}`${1}`'
     page = visit(server)

@@ -2,13 +2,15 @@
 const MARGIN = { left: 14, right: 14, top: 14, bottom: 14 };
 const LETTER = 6.1;
 const REACH = 26;
+const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
 
 export default {
   template: `
     <div class="emotion-map">
-      <svg :viewBox="'0 0 ' + width + ' ' + height" :width="width" :height="height" role="img"
-           :aria-label="'Map of ' + points.length + ' emotions; all of them are in the list of emotions too'"
+      <svg :viewBox="'0 0 ' + width + ' ' + height" :width="width" :height="height" role="application" tabindex="0"
+           :aria-label="'Map of ' + points.length + ' emotions: arrow keys go from one to the next, Enter picks it'"
            @pointermove="near = nearest($event)" @pointerleave="near = null" @click="pick"
+           @blur="near = null" @keydown="key"
            :style="{ cursor: near === null ? 'default' : 'pointer' }">
         <line class="axis" :x1="0" :x2="width" :y1="at(0, 0)[1]" :y2="at(0, 0)[1]" />
         <line class="axis" :y1="0" :y2="height" :x1="at(0, 0)[0]" :x2="at(0, 0)[0]" />
@@ -21,6 +23,7 @@ export default {
           <circle r="8" /><path d="M-4 0H4M0-4V4" />
         </g>
       </svg>
+      <div class="spoken" aria-live="polite">{{ spoken }}</div>
     </div>`,
   props: { points: Array, picked: Array, mix: Array },
   data() {
@@ -78,6 +81,11 @@ export default {
       }
       return labels;
     },
+    spoken() {
+      if (this.near === null) return "";
+      const { name, picked } = this.placed[this.near];
+      return picked ? name + ", picked" : name;
+    },
     mixed() {
       const [x, y] = this.at(...this.mix);
       return [Math.min(Math.max(x, 9), this.width - 9), Math.min(Math.max(y, 9), this.height - 9)];
@@ -103,6 +111,26 @@ export default {
       this.placed.forEach((p, i) => {
         const distance = Math.hypot(p.x - x, p.y - y);
         if (distance < least) [best, least] = [i, distance];
+      });
+      return best;
+    },
+    key(event) {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key in ARROWS) this.near = this.beside(...ARROWS[event.key]);
+      else if ((event.key === "Enter" || event.key === " ") && this.near !== null)
+        this.$emit("pick", this.points[this.near].name);
+      else return;
+      event.preventDefault();
+    },
+    // The emotion to go to in a direction: the nearest, where what is aside counts twice; at first from the middle.
+    beside(right, down) {
+      const [x, y] = this.near === null ? this.at(0, 0) : [this.placed[this.near].x, this.placed[this.near].y];
+      let best = this.near;
+      let least = Infinity;
+      this.placed.forEach((p, i) => {
+        const along = (p.x - x) * right + (p.y - y) * down;
+        const aside = Math.abs((p.x - x) * down) + Math.abs((p.y - y) * right);
+        if (i !== this.near && along > 0 && along + 2 * aside < least) [best, least] = [i, along + 2 * aside];
       });
       return best;
     },

@@ -40,6 +40,7 @@ _KEYS = {
     "Esc": "Stop",
     "/": "Go to the list of emotions",
     "← →": "Move a slider; step through a reply's tokens",
+    "← → ↑ ↓": "On the map, go to the next emotion; Enter picks it",
     "D": "Dark or light",
     "?": "This help",
 }
