@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from affectome.errors import UserError
 from affectome.files import damaged, replacing
@@ -19,6 +20,9 @@ LAYER = "affectome.layer"
 VECTORS = "affectome.vectors"
 DIRECTIONS = "affectome.directions"
 READOUTS = "affectome.readouts"
+
+TEXT = h5py.string_dtype("utf-8")
+UNITS = "residual stream (float32 mean over pooled tokens)"
 
 # The version written today, and every version this release still reads.
 VERSIONS: dict[str, tuple[int, frozenset[int]]] = {
@@ -71,6 +75,11 @@ def writing(path: str | Path, kind: str, fingerprint: str, **attributes: object)
         finally:
             if written.error is not None:
                 raise written.error
+
+
+def read_column(column: h5py.Dataset) -> np.ndarray:
+    """All of `column`: texts as str, in an array of objects, anything else in its own type."""
+    return (column.asstr() if h5py.check_string_dtype(column.dtype) else column)[...]
 
 
 class _Written(io.FileIO):

@@ -3,6 +3,8 @@
 import ast
 import re
 import tomllib
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
@@ -126,8 +128,7 @@ def test_only_jobs_that_run_a_model_import_torch() -> None:
 
 def imports_torch(module: str) -> bool:
     """Whether importing `module` does, by itself."""
-    file = ROOT.joinpath("src", *module.split("."))
-    tree = ast.parse((file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
     imported = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
     imported += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     return bool({name.partition(".")[0] for name in imported} & {"torch", "transformers"})

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
+from affectome.hdf5 import TEXT, read_column
+
 
 def halves(emotion: np.ndarray, neutral: np.ndarray, names: list[str]) -> np.ndarray:
     """For each text, in corpus order, 2 × the number of its emotion in `names`, + 1 in the second half; −1 without."""
@@ -67,10 +69,10 @@ class Moments:
         return whole
 
     def write(self, group: h5py.Group) -> None:
-        group.create_dataset("emotion", data=self.names, dtype=h5py.string_dtype("utf-8"))
+        group.create_dataset("emotion", data=self.names, dtype=TEXT)
         for name in ("counts", "mean", "m2"):
             group.create_dataset(name, data=getattr(self, name))
 
     @classmethod
     def read(cls, group: h5py.Group) -> "Moments":
-        return cls(list(group["emotion"].asstr()[...]), *(group[name][...] for name in ("counts", "mean", "m2")))
+        return cls(list(read_column(group["emotion"])), *(group[name][...] for name in ("counts", "mean", "m2")))

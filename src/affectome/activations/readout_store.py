@@ -10,16 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from affectome.errors import UserError
-from affectome.hdf5 import READOUTS, reading, writing
+from affectome.hdf5 import READOUTS, TEXT, UNITS, read_column, reading, writing
 from affectome.vectors.store import Vectors
-
-_UNITS = "residual stream (float32 mean over pooled tokens)"
-_STRINGS = h5py.string_dtype("utf-8")
 
 
 @dataclass(frozen=True)
@@ -64,15 +60,15 @@ def write_readouts(
     Columns of the table hold texts, numbers or truth values.
     """
     layers = sorted(activations)
-    with writing(path, READOUTS, fingerprint, layers=layers, units=_UNITS, **attributes) as file:
+    with writing(path, READOUTS, fingerprint, layers=layers, units=UNITS, **attributes) as file:
         group = file.create_group("prompts")
-        group.attrs.create("columns", list(table.columns), dtype=_STRINGS)
+        group.attrs.create("columns", list(table.columns), dtype=TEXT)
         for name in table:
             values = table[name].to_numpy()
             if values.dtype.kind in "biuf":
                 group.create_dataset(name, data=values)
             else:
-                group.create_dataset(name, data=values.astype(object), dtype=_STRINGS)
+                group.create_dataset(name, data=values.astype(object), dtype=TEXT)
         for layer in layers:
             file.create_dataset(f"activations/layer_{layer}", data=np.asarray(activations[layer], np.float32))
 
@@ -80,9 +76,7 @@ def write_readouts(
 def read_readouts(path: str | Path) -> Readouts:
     """Open a file written by `write_readouts` by this or an earlier version."""
     with reading(path, READOUTS) as file:
-        columns = {}
-        for name in file["prompts"].attrs["columns"]:
-            column = file["prompts"][name]
-            columns[name] = (column.asstr() if h5py.check_string_dtype(column.dtype) else column)[...]
+        prompts = file["prompts"]
+        columns = {name: read_column(prompts[name]) for name in prompts.attrs["columns"]}
         layers = tuple(int(layer) for layer in file.attrs["layers"])
         return Readouts(Path(path), pd.DataFrame(columns), layers, str(file.attrs.get("template", "model")))

@@ -34,11 +34,8 @@ import pandas as pd
 from affectome.activations.moments import Moments, halves
 from affectome.activations.tokens import TokenText
 from affectome.errors import DamagedFileError, UserError
-from affectome.hdf5 import ACTIVATIONS, LAYER, reading, writing
+from affectome.hdf5 import ACTIVATIONS, LAYER, TEXT, UNITS, read_column, reading, writing
 from affectome.identity import fingerprint
-
-_UNITS = "residual stream (float32 mean over pooled tokens)"
-_STRINGS = h5py.string_dtype("utf-8")
 
 # Bytes moved at a time: what is summed right after it was read is best still in the caches.
 _BYTES = 8 * 2**20
@@ -84,7 +81,7 @@ class Texts:
     def write(self, file: h5py.File) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            file.create_dataset(field.name, data=value, dtype=_STRINGS if value.dtype == object else value.dtype)
+            file.create_dataset(field.name, data=value, dtype=TEXT if value.dtype == object else value.dtype)
 
     @classmethod
     def read(cls, file: h5py.File) -> "Texts":
@@ -104,8 +101,7 @@ def read_columns(file: h5py.File, *names: str) -> list[np.ndarray]:
         if name == "n_text" and name not in file:
             found.append(file["n_tokens"][...] - 1)  # version 1: all tokens of a sequence but the first are the text's
         else:
-            column = file[name]
-            found.append((column.asstr() if h5py.check_string_dtype(column.dtype) else column)[...])
+            found.append(read_column(file[name]))
     return found
 
 
@@ -129,7 +125,7 @@ def write_shard(
     width = pooled[0].shape[1]
     emotions = list(dict.fromkeys(map(str, texts.emotion[~texts.neutral])))
     labels = halves(texts.emotion, texts.neutral, emotions)
-    with writing(path, ACTIVATIONS, key, units=_UNITS, layers=layers, width=width, **attributes) as file:
+    with writing(path, ACTIVATIONS, key, units=UNITS, layers=layers, width=width, **attributes) as file:
         texts.write(file)
         file.attrs["stored"] = list(stored)
         file.create_group("performance").attrs.update(performance or {})
@@ -195,8 +191,8 @@ def write_layer(path: str | Path, shards: list[str | Path], layer: int) -> None:
         Texts.join(texts).write(file)
         if sums:
             Moments.join(sums).write(file.create_group("moments"))
-        file.create_dataset("shards", data=names, dtype=_STRINGS)
-        file.create_dataset("shard_fingerprints", data=keys, dtype=_STRINGS)
+        file.create_dataset("shards", data=names, dtype=TEXT)
+        file.create_dataset("shard_fingerprints", data=keys, dtype=TEXT)
         for name, counts, row in (
             ("activations" if stored else "neutral_activations", kept, (width,)),
             ("token_norm", rows, ()),

@@ -295,7 +295,7 @@ class Needs:
         return Need(1.5 + seconds * share, memory, 1e6)
 
     def _trial(self, wildcards: Any) -> Need:
-        # Sets are read only where there are trials.
+        # NumPy, which planning takes, is imported only where there are trials.
         from affectome.steering.planning import plan_trial
 
         trial = self._config.trials[wildcards.trial]

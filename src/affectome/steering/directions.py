@@ -18,7 +18,7 @@ import numpy as np
 
 from affectome.activations.store import Texts, each_block, open_layer, rows_of
 from affectome.errors import UserError
-from affectome.hdf5 import DIRECTIONS, reading, writing
+from affectome.hdf5 import DIRECTIONS, TEXT, read_column, reading, writing
 from affectome.identity import fingerprint
 from affectome.layers import headline_layer, of_layer
 from affectome.randomness import generator
@@ -84,7 +84,7 @@ def make_directions(
     key = fingerprint([{n: v.fingerprint for n, v in by_layer.items()}, list(emotions), controls, seed, code])
     (model,) = models
     with writing(output, DIRECTIONS, key, model=model, emotions=len(emotions), units="unit vectors") as file:
-        file.create_dataset("names", data=[*emotions, *names], dtype=h5py.string_dtype("utf-8"))
+        file.create_dataset("names", data=[*emotions, *names], dtype=TEXT)
         for layer, array in arrays.items():
             file.create_dataset(f"layer_{layer}", data=array).attrs["residual_norm"] = norms[layer]
 
@@ -92,7 +92,7 @@ def make_directions(
 def read_directions(path: str | Path) -> Directions:
     """Read what `make_directions` wrote."""
     with reading(path, DIRECTIONS) as file:
-        names = tuple(file["names"].asstr()[...])
+        names = tuple(read_column(file["names"]))
         datasets = {int(name.removeprefix("layer_")): file[name] for name in file if name.startswith("layer_")}
         return Directions(
             names=names,

@@ -100,7 +100,7 @@ def plan_trial(config: Config, run: str, name: str) -> Plan:
     controls = [f"{family}:{number}" for family, count in counts.items() for number in range(count)]
     compared = conditions(trial.vectors, controls, trial.strengths, asking=not isinstance(content, Cost))
     prompts, items, once, work = _work(content, trial, len(compared), len(layers))
-    outcomes = [] if isinstance(content, Cost) else _outcomes(content, trial)
+    outcomes = _outcomes(content, trial)
     if not outcomes and not isinstance(content, Cost):
         raise UserError(f"{trial.set_}: with n = {trial.n} no prompt is asked that the outcome is about; raise n")
     return Plan(
@@ -215,7 +215,9 @@ def _used(prompts: Sequence[Prompt], n: int) -> str:
 
 
 def _outcomes(content: TrialSet, trial: Any) -> list[tuple[str, int]]:
-    """(prompt, sample) of the items whose outcome the verdict is about."""
+    """(prompt, sample) of the items whose outcome the verdict is about; a trial of cost has none."""
+    if isinstance(content, Cost):
+        return []
     if isinstance(content, Expression):
         return [(prompt.id, 0) for prompt in content.prompts]
     if isinstance(content, Preference):

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from affectome.hdf5 import VECTORS, reading, writing
+from affectome.hdf5 import TEXT, VECTORS, read_column, reading, writing
 
 ARRAYS = ("raw", "denoised", "unit", "neutral_basis", "counts", "reliability")
 
@@ -45,7 +44,7 @@ def write_vectors(path: str | Path, vectors: Vectors, **attributes: object) -> N
     """Write `vectors` with further `attributes` that say how they were made."""
     scalars = {"layer": vectors.layer, "residual_norm": vectors.residual_norm, "units": "residual stream"}
     with writing(path, VECTORS, vectors.fingerprint, **scalars, **attributes) as file:
-        file.create_dataset("emotions", data=list(vectors.emotions), dtype=h5py.string_dtype("utf-8"))
+        file.create_dataset("emotions", data=list(vectors.emotions), dtype=TEXT)
         for name in ARRAYS:
             array = getattr(vectors, name)
             file.create_dataset(name, data=array.astype(np.int32 if name == "counts" else np.float32))
@@ -56,7 +55,7 @@ def read_vectors(path: str | Path) -> Vectors:
     with reading(path, VECTORS) as file:
         return Vectors(
             layer=int(file.attrs["layer"]),
-            emotions=tuple(file["emotions"].asstr()[...]),
+            emotions=tuple(read_column(file["emotions"])),
             residual_norm=float(file.attrs["residual_norm"]),
             fingerprint=str(file.attrs["fingerprint"]),
             **{name: file[name][...] for name in ARRAYS},
