@@ -21,6 +21,7 @@ VECTORS = "affectome.vectors"
 DIRECTIONS = "affectome.directions"
 READOUTS = "affectome.readouts"
 
+# How texts are stored, and what activations are in, as their files say.
 TEXT = h5py.string_dtype("utf-8")
 UNITS = "residual stream (float32 mean over pooled tokens)"
 

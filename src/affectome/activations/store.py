@@ -95,7 +95,7 @@ class Texts:
 
 
 def read_columns(file: h5py.File, *names: str) -> list[np.ndarray]:
-    """Some of what a store says of its texts: arrays by the names of `Texts`."""
+    """Columns of a store, by name: what it says of its texts (names of `Texts`), or of its shards."""
     found = []
     for name in names:
         if name == "n_text" and name not in file:
@@ -216,7 +216,7 @@ def open_layer(path: str | Path) -> Iterator[h5py.File]:
     with fill values or with the numbers of other texts.
     """
     with reading(path, LAYER) as file:
-        for name, key in zip(file["shards"].asstr()[...], file["shard_fingerprints"].asstr()[...], strict=True):
+        for name, key in zip(*read_columns(file, "shards", "shard_fingerprints"), strict=True):
             try:
                 with reading(Path(path).parent / name, ACTIVATIONS) as shard:
                     if shard.attrs["fingerprint"] != key:
